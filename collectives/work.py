@@ -1,0 +1,151 @@
+"""Collectives in the order in which they were asked for, carried out by whoever waits.
+
+A queue holds calls that were made asynchronously. A thread carries them out while the caller
+computes; a caller that waits takes over what the thread has not begun, which spares a switch of
+threads. One lock, the engine's, is held while a call is carried out, so there is one at a time.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from holdfast.errors import CommunicationError, DeadlineExceeded
+
+T = TypeVar("T")
+
+IDLE_SECONDS = 0.05
+"""How often an idle queue looks after its links."""
+
+
+class Work:
+    """A collective that was begun with `async_op=True`."""
+
+    def __init__(self, queue: "WorkQueue", call: Callable[[], object]) -> None:
+        self._queue = queue
+        self._call: Callable[[], object] | None = call
+        self._error: BaseException | None = None
+
+    def done(self) -> bool:
+        """Return whether it has ended, well or not."""
+        return self._call is None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when the collective has ended; raise its error if it failed.
+
+        Raises DeadlineExceeded after `timeout` seconds (None: the group's own deadline decides);
+        the collective goes on, and `wait` may be called again.
+        """
+        self._queue._carry_out(self, timeout)
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        call = self._call
+        assert call is not None
+        try:
+            self._queue._check()
+            self._queue._guard(call)
+        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
+            self._error = error
+        self._call = None
+
+
+class WorkQueue:
+    """The calls of one communicator, first come, first served."""
+
+    def __init__(self, name: str, idle: Callable[[], None] | None = None) -> None:
+        """`idle` is called every `IDLE_SECONDS` while there is nothing to carry out."""
+        self._name = name
+        self._idle = idle
+        self._pending: deque[Work] = deque()
+        self._engine = threading.Lock()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._broken: CommunicationError | None = None
+        self._thread: threading.Thread | None = None
+        if idle is not None:
+            self._start()
+
+    def submit(self, call: Callable[[], object]) -> Work:
+        """Queue `call` for the thread and return its handle at once."""
+        self._check()
+        work = Work(self, call)
+        with self._wake:
+            self._pending.append(work)
+            if self._thread is None:
+                self._start()
+            self._wake.notify()
+        return work
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Carry out `call` in this thread, after all that was queued before it."""
+        self._check()
+        with self._engine:
+            while self._pending:
+                self._pending.popleft()._run()
+            self._check()
+            return self._guard(call)
+
+    def close(self) -> None:
+        """Drop what is queued, end the thread; may be called again."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        while self._pending:
+            self._pending.popleft()._run()  # each is told that the queue is closed
+
+    def _check(self) -> None:
+        if self._closed:
+            raise CommunicationError(f"{self._name} is closed")
+        if self._broken is not None:
+            raise CommunicationError(
+                f"{self._name} broke before this call: {self._broken}"
+            ) from self._broken
+
+    def _guard(self, call: Callable[[], T]) -> T:
+        """Call it; after a CommunicationError the ranks are out of step for good."""
+        try:
+            return call()
+        except CommunicationError as error:
+            self._broken = error
+            raise
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+        self._thread.start()
+
+    def _carry_out(self, work: Work, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not work.done():
+            left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._engine.acquire(timeout=left):
+                raise DeadlineExceeded(f"{self._name}: not done after {timeout:.3g} s")
+            try:
+                if self._pending and not work.done():
+                    self._pending.popleft()._run()
+            finally:
+                self._engine.release()
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                if not self._pending and not self._closed:
+                    self._wake.wait(IDLE_SECONDS if self._idle else None)
+                if self._closed:
+                    return
+            if self._pending:
+                with self._engine:
+                    if self._pending and not self._closed:
+                        self._pending.popleft()._run()
+            elif self._idle is not None and self._engine.acquire(blocking=False):
+                try:
+                    if self._broken is None:
+                        self._guard(self._idle)
+                except CommunicationError:
+                    pass  # kept by _guard: the next call raises it
+                finally:
+                    self._engine.release()
