@@ -5,3 +5,54 @@ reads a file and never asks for a rank. Start reading at `tensor.py` (a tensor a
 pass), then `ops/` (each primitive beside its gradient), then `arena.py` (one buffer for all
 parameters, one for all gradients).
 """
+
+from holdfast.core.tensor import Tensor  # isort: skip  (first: the primitives need the class)
+from holdfast.core.arena import Arena, Bucket
+from holdfast.core.backward import enable_grad, is_grad_enabled, no_grad
+from holdfast.core.creation import (
+    arange,
+    as_tensor,
+    cat,
+    eye,
+    from_numpy,
+    full,
+    ones,
+    ones_like,
+    rand,
+    randn,
+    stack,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from holdfast.core.ops.elementwise import maximum, minimum, where
+from holdfast.core.parameter import Parameter
+from holdfast.core.random import manual_seed
+
+__all__ = [
+    "Arena",
+    "Bucket",
+    "Parameter",
+    "Tensor",
+    "arange",
+    "as_tensor",
+    "cat",
+    "enable_grad",
+    "eye",
+    "from_numpy",
+    "full",
+    "is_grad_enabled",
+    "manual_seed",
+    "maximum",
+    "minimum",
+    "no_grad",
+    "ones",
+    "ones_like",
+    "rand",
+    "randn",
+    "stack",
+    "tensor",
+    "where",
+    "zeros",
+    "zeros_like",
+]

@@ -1,0 +1,365 @@
+"""A training job as its script sees it: join, batches, backward, step.
+
+    job = holdfast.init()
+    job.prepare(model, optimizer)
+    for images, labels in job.batches(train, batch_size=256, epochs=5):
+        loss = F.cross_entropy(model(images), labels)
+        job.backward(loss)
+        job.step()
+
+Alone, the same script trains on one process. What the loop's body does after `job.step()` (a
+schedule's step, an evaluation) belongs to the step: metrics and checkpoints are written when the
+body has ended. The job ends by itself when the script does.
+"""
+
+import atexit
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+
+from holdfast.collectives import GroupConfig, connect
+from holdfast.core import random as core_random
+from holdfast.core.nn import Module
+from holdfast.core.optim import Optimizer
+from holdfast.core import Tensor, tensor
+from holdfast.errors import CheckpointMismatch, DeadlineExceeded, PeerLost, UsageError
+from holdfast.runtime import state
+from holdfast.runtime.data_parallel import BUCKET_BYTES, GradientSum
+from holdfast.runtime.datasets import ArrayDataset
+from holdfast.runtime.order import DataOrder
+from holdfast.runtime.recorder import Events, Recorder
+from holdfast.runtime.result import RunResult, weights_sha256
+from holdfast.runtime.worker import WorkerSpec
+
+LOSSES_TOGETHER = 10
+"""Losses of this many steps are summed over the ranks in one go, for the metrics."""
+PROGRESS_SECONDS = 0.1
+EVALUATION_BATCH = 1000
+
+
+class Scheduler(Protocol):
+    """What a learning-rate schedule must have to be kept in checkpoints."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return its state, of JSON values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
+
+
+def init(spec: WorkerSpec | None = None) -> "Job":
+    """Join the job that this process was started for, and return it.
+
+    Without a launcher's variables in the environment it is a job of one. The random generator that
+    initialises weights is seeded. Call it before making the model. Raises UsageError for an
+    environment that does not fit, RendezvousError or AuthenticationError where the ranks do not
+    come together.
+    """
+    import os  # the one place that reads the environment
+
+    return Job(spec or WorkerSpec.from_environ(os.environ))
+
+
+class Job:
+    """One worker's side of a job. Made by `init`; not thread-safe."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.rank = spec.rank
+        self.world_size = spec.world_size
+        self.local_rank = spec.local_rank
+        self.seed = spec.seed or 0
+        self.run_dir = spec.run_dir
+        self.steps = 0
+        """How many steps the run has finished."""
+        self.data_epoch = 0
+        """The 0-based pass over the data that the last batch belongs to."""
+        self.ends_epoch = False
+        """Whether the last batch is the last of its data epoch."""
+        self._spec = spec
+        self._events = Events(spec)
+        self._previous_hook = sys.excepthook
+        self._ended = False
+        self._complete = False
+        sys.excepthook = self._on_error
+        atexit.register(self._at_exit)
+        core_random.manual_seed(self.seed)
+        self.communicator = connect(
+            GroupConfig(
+                rank=spec.rank,
+                world_size=spec.world_size,
+                master_addr=spec.master_addr,
+                master_port=spec.master_port,
+                token=spec.token,
+                transport=spec.transport,
+                listen_fd=spec.rendezvous_fd,
+            )
+        )
+        self._recorder: Recorder | None = None
+        self._training: state.Training | None = None
+        self._sum: GradientSum | None = None
+        self._order: DataOrder | None = None
+        self._weight = 1.0
+        self._backward_done = False
+        self._checkpoint_every = 0
+        self._losses: list[tuple[float, float]] = []  # of this rank, with the learning rate
+        self._metrics: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._first_step = 0
+        self._seconds = 0.0  # in steps, without evaluation
+        self._last_progress = 0.0
+
+    # What a script calls
+
+    def prepare(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        scheduler: Scheduler | None = None,
+        *,
+        checkpoint_every: int = 100,
+        keep: int = 3,
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
+        """Make `model` and `optimizer` the job's; go on from a checkpoint if there is one.
+
+        Every rank ends with rank 0's weights and state. `checkpoint_every` is in steps; the newest
+        `keep` checkpoints are kept. Raises CheckpointMismatch for a checkpoint of another model or
+        optimizer, UsageError for a run directory that may not be used.
+        """
+        if self._training is not None:
+            raise UsageError("job.prepare was called twice: a job trains one model")
+        self._training = state.Training(model, optimizer, scheduler)
+        self._checkpoint_every = checkpoint_every
+        self._sum = GradientSum(optimizer.arena, self.communicator, bucket_bytes=bucket_bytes)
+        self._recorder = Recorder(self._spec, self._events, keep=keep)
+        resumed = state.restore(
+            self._training, self.communicator, self._recorder, seed=self._spec.seed
+        )
+        if resumed is not None:
+            self.steps, self.seed = resumed.step, resumed.seed
+        self._first_step = self.steps
+
+    def batches(
+        self, dataset: ArrayDataset, batch_size: int, epochs: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this rank's part of each global batch of `batch_size`, until `epochs` are done.
+
+        A resumed run goes on where the checkpoint was taken. Which samples a step gets depends on
+        seed and step alone. Each body must call `step` once.
+        """
+        training = self._prepared()
+        order = DataOrder(len(dataset), batch_size, self.seed)
+        training.check_data(order)
+        self._order = order
+        total = epochs * order.steps_per_epoch
+        while self.steps < total:
+            now = self.steps
+            shard = order.shard(now, self.rank, self.world_size)
+            self._weight = shard.weight
+            self.data_epoch = order.data_epoch(now)
+            self.ends_epoch = (now + 1) % order.steps_per_epoch == 0
+            core_random.manual_seed(state.step_seed(self.seed, now, self.rank))
+            inputs, targets = dataset[shard.indices]
+            began = time.monotonic()
+            yield tensor(inputs), tensor(targets)
+            if self.steps != now + 1:
+                raise UsageError(
+                    f"the loop's body ended at step {now} without job.step(): call job.backward "
+                    "and job.step once for each batch"
+                )
+            self._seconds += self._step_ended - began
+            self._after_step(order, total)
+        self._complete = True
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate `loss`, the mean over this rank's samples; begin to sum the gradients."""
+        self._prepared()
+        assert self._sum is not None
+        if self._backward_done:
+            raise UsageError("job.backward was called twice in a step: add the losses first")
+        self._backward_done = True
+        self._sum.backward(loss, self._weight)
+        lr = self._prepared().optimizer.lr
+        self._losses.append((loss.item() * self._weight, lr))
+
+    def step(self) -> None:
+        """Wait for the summed gradients, update the weights and mark the gradients as used."""
+        training = self._prepared()
+        assert self._sum is not None
+        if not self._backward_done:
+            raise UsageError("job.step was called before job.backward")
+        self._sum.finish()
+        training.optimizer.step()
+        training.optimizer.zero_grad()
+        self._backward_done = False
+        self.steps += 1
+        self._step_ended = time.monotonic()
+
+    def shard(
+        self, dataset: ArrayDataset, batch_size: int = EVALUATION_BATCH
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this rank's part of `dataset` in order, each sample on exactly one rank."""
+        count = len(dataset)
+        first = count * self.rank // self.world_size
+        end = count * (self.rank + 1) // self.world_size
+        for start in range(first, end, batch_size):
+            inputs, targets = dataset[np.arange(start, min(start + batch_size, end))]
+            yield tensor(inputs), tensor(targets)
+
+    def sum(self, value: float) -> float:
+        """Return the sum of `value` over the ranks; every rank must call it."""
+        return float(self.communicator.all_reduce(np.array([value], np.float64))[0])
+
+    def log(self, **metrics: float) -> None:
+        """Record metrics of the current step; the last values of each end in `result.json`."""
+        recorder = self._opened()
+        self._metrics.update(metrics)
+        self._flush_losses(recorder)
+        recorder.metrics(self.steps, {"data_epoch": self.data_epoch, **metrics})
+        if self.rank == 0:
+            self._events.emit(
+                "evaluated", step=self.steps, data_epoch=self.data_epoch, metrics=metrics
+            )
+
+    def finish(self) -> None:
+        """Write the last checkpoint, the plot and the result, and leave; may be called again.
+
+        Called by itself when the script ends after its last batch.
+        """
+        if self._ended:
+            return
+        training, recorder = self._prepared(), self._opened()
+        self._flush_losses(recorder)
+        self._checkpoint(recorder)
+        samples = self._samples(self.steps)
+        trained = samples - self._samples(self._first_step)
+        recorder.result(
+            RunResult(
+                status="finished",
+                steps=self.steps,
+                samples=samples,
+                seconds=time.monotonic() - self._began,
+                samples_per_second=trained / self._seconds if self._seconds else 0.0,
+                metrics=self._metrics,
+                weights_sha256=weights_sha256(training.weights().values()),
+                world_size=self.world_size,
+                transport=self.communicator.transport,
+                restarts=self._spec.restart_count,
+            )
+        )
+        self.communicator.barrier()  # nobody leaves while another may still need what it sent
+        self._events.emit("finished")
+        self.close()
+
+    def close(self) -> None:
+        """Leave the job without a result; may be called again."""
+        self._ended = True
+        if sys.excepthook == self._on_error:
+            sys.excepthook = self._previous_hook
+        atexit.unregister(self._at_exit)
+        if self._recorder is not None:
+            self._recorder.close()
+        self._events.close()
+        self.communicator.close()
+
+    # Between steps
+
+    def _after_step(self, order: DataOrder, total: int) -> None:
+        recorder = self._opened()
+        last = self.steps == total
+        due = self._checkpoint_every > 0 and self.steps % self._checkpoint_every == 0
+        if due or last or self.ends_epoch or self.steps % LOSSES_TOGETHER == 0:
+            self._flush_losses(recorder)
+        if (due or self.ends_epoch) and not last:
+            self._checkpoint(recorder)
+        now = time.monotonic()
+        due = last or now - self._last_progress >= PROGRESS_SECONDS
+        if self.rank == 0 and due and "loss" in self._metrics:
+            self._last_progress = now
+            self._events.emit(
+                "progress",
+                step=self.steps,
+                total_steps=total,
+                data_epoch=self.data_epoch,
+                epochs=total // order.steps_per_epoch,
+                loss=self._metrics["loss"],
+                samples_per_second=(self._samples(self.steps) - self._samples(self._first_step))
+                / self._seconds,
+            )
+
+    def _flush_losses(self, recorder: Recorder) -> None:
+        """Sum the ranks' losses of the last steps and record them."""
+        if not self._losses:
+            return
+        losses = self.communicator.all_reduce(np.array([loss for loss, _ in self._losses]))
+        first = self.steps - len(self._losses) + 1
+        for step, (loss, (_, lr)) in enumerate(zip(losses, self._losses, strict=True), first):
+            recorder.metrics(step, {"loss": loss, "lr": lr})
+        self._metrics["loss"] = float(losses[-1])
+        self._losses.clear()
+
+    def _checkpoint(self, recorder: Recorder) -> None:
+        if recorder.run_dir is None:
+            return
+        assert self._order is not None
+        model, optimizer, rest = self._prepared().snapshot(self._order, self.steps)
+        recorder.checkpoint(self.steps, model, optimizer, rest)
+
+    def _samples(self, steps: int) -> int:
+        """Return how many samples the first `steps` steps hold."""
+        order = self._order
+        if order is None:
+            return 0
+        epochs, rest = divmod(steps, order.steps_per_epoch)
+        return epochs * order.samples + rest * order.batch_size
+
+    def _prepared(self) -> "state.Training":
+        if self._training is None:
+            raise UsageError("job.prepare(model, optimizer) comes first")
+        return self._training
+
+    def _opened(self) -> Recorder:
+        self._prepared()
+        assert self._recorder is not None
+        return self._recorder
+
+    # The end of the script
+
+    def _on_error(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        """Tell the launcher what ended this worker, and let go of the peers."""
+        if not self._ended:
+            self._events.emit(
+                "failed",
+                error=kind.__name__,
+                message=str(error),
+                consequence=isinstance(error, PeerLost | DeadlineExceeded),
+            )
+            if self.rank == 0 and self._recorder is not None and self._spec.events_fd is None:
+                status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+                self._recorder.result(
+                    RunResult(
+                        status=status,
+                        steps=self.steps,
+                        samples=self._samples(self.steps),
+                        seconds=time.monotonic() - self._began,
+                        world_size=self.world_size,
+                        transport=self.communicator.transport,
+                        restarts=self._spec.restart_count,
+                        exit_status=130 if status == "interrupted" else 1,
+                        error=f"{kind.__name__}: {error}",
+                    )
+                )
+            self.close()
+        self._previous_hook(kind, error, trace)
+
+    def _at_exit(self) -> None:
+        if self._complete:
+            self.finish()
+        else:
+            self.close()
