@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from holdfast.collectives import Communicator, Work
 from holdfast.core.arena import Arena, Bucket
-from holdfast.core.parameter import Parameter
 from holdfast.core.tensor import Tensor
 
 BUCKET_BYTES = 1 << 20
@@ -73,7 +72,7 @@ class GradientSum:
             self._reset()
         self._arena.publish()
 
-    def _finished(self, parameter: Parameter) -> None:
+    def _finished(self, parameter: Tensor) -> None:
         """Begin the sums that backward has just made possible, in the arena's order."""
         self._missing[self._home[id(parameter)]] -= 1
         # The last bucket is left to `finish`: whoever waits carries it out at once.

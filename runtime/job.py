@@ -15,18 +15,19 @@ body has ended. The job ends by itself when the script does.
 import atexit
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
 from holdfast.collectives import GroupConfig, connect
+from holdfast.core import Tensor
 from holdfast.core import random as core_random
+from holdfast.core.creation import tensor
 from holdfast.core.nn import Module
 from holdfast.core.optim import Optimizer
-from holdfast.core import Tensor, tensor
-from holdfast.errors import CheckpointMismatch, DeadlineExceeded, PeerLost, UsageError
+from holdfast.errors import DeadlineExceeded, PeerLost, UsageError
 from holdfast.runtime import state
 from holdfast.runtime.data_parallel import BUCKET_BYTES, GradientSum
 from holdfast.runtime.datasets import ArrayDataset
@@ -105,7 +106,7 @@ class Job:
         self._weight = 1.0
         self._backward_done = False
         self._checkpoint_every = 0
-        self._losses: list[tuple[float, float]] = []  # of this rank, with the learning rate
+        self._losses: list[tuple[float, dict[str, float]]] = []  # this rank's, not yet summed
         self._metrics: dict[str, float] = {}
         self._began = time.monotonic()
         self._first_step = 0
@@ -183,8 +184,8 @@ class Job:
             raise UsageError("job.backward was called twice in a step: add the losses first")
         self._backward_done = True
         self._sum.backward(loss, self._weight)
-        lr = self._prepared().optimizer.lr
-        self._losses.append((loss.item() * self._weight, lr))
+        beside = {"lr": self._prepared().optimizer.lr, "data_epoch": self.data_epoch}
+        self._losses.append((loss.item() * self._weight, beside))
 
     def step(self) -> None:
         """Wait for the summed gradients, update the weights and mark the gradients as used."""
@@ -297,8 +298,8 @@ class Job:
             return
         losses = self.communicator.all_reduce(np.array([loss for loss, _ in self._losses]))
         first = self.steps - len(self._losses) + 1
-        for step, (loss, (_, lr)) in enumerate(zip(losses, self._losses, strict=True), first):
-            recorder.metrics(step, {"loss": loss, "lr": lr})
+        for step, (loss, (_, beside)) in enumerate(zip(losses, self._losses, strict=True), first):
+            recorder.metrics(step, {"loss": loss, **beside})
         self._metrics["loss"] = float(losses[-1])
         self._losses.clear()
 
@@ -341,17 +342,17 @@ class Job:
                 consequence=isinstance(error, PeerLost | DeadlineExceeded),
             )
             if self.rank == 0 and self._recorder is not None and self._spec.events_fd is None:
-                status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+                interrupted = issubclass(kind, KeyboardInterrupt)
                 self._recorder.result(
                     RunResult(
-                        status=status,
+                        status="interrupted" if interrupted else "failed",
                         steps=self.steps,
                         samples=self._samples(self.steps),
                         seconds=time.monotonic() - self._began,
                         world_size=self.world_size,
                         transport=self.communicator.transport,
                         restarts=self._spec.restart_count,
-                        exit_status=130 if status == "interrupted" else 1,
+                        exit_status=130 if interrupted else 1,
                         error=f"{kind.__name__}: {error}",
                     )
                 )

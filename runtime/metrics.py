@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, SupportsFloat
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -49,7 +49,7 @@ class MetricsLog:
                 Event(wall_time=time.time(), step=resume_step + 1, session_log=start)
             )
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Add the `values` after `step` finished steps.
 
         A value that isn't finite is null in the JSON line and what it is in TensorBoard.

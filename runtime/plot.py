@@ -91,7 +91,8 @@ def _curve(lines: list[dict[str, Any]], name: str) -> Curve:
 def _draw_loss(axes: Axes, steps: Floats, values: Floats) -> None:
     axes.plot(steps, values, color=_COLOURS[0], alpha=0.3, linewidth=0.7, label="as logged")
     smooth = smoothed(values, reach=min(max(3, round(_SMOOTHING * values.size)), _LONGEST_REACH))
-    axes.plot(steps, smooth, color=_COLOURS[0], linewidth=1.8, label="smoothed")
+    marker = "o" if steps.size == 1 else ""  # one point makes no line
+    axes.plot(steps, smooth, color=_COLOURS[0], linewidth=1.8, marker=marker, label="smoothed")
     axes.set_ylabel("training loss")
     axes.legend(loc="upper right", edgecolor="none", framealpha=1.0, fontsize=9)
     _tidy(axes)

@@ -8,16 +8,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import CheckpointCorrupt, HoldfastError, UsageError
 from holdfast.runtime.checkpoint import Checkpoint, CheckpointStore
 from holdfast.runtime.files import make_folders
-from holdfast.runtime.metrics import MetricsLog
-from holdfast.runtime.plot import plot_run
 from holdfast.runtime.progress import ProgressView
 from holdfast.runtime.result import RunResult, write_result
 from holdfast.runtime.worker import WorkerSpec
+
+if TYPE_CHECKING:
+    from holdfast.runtime.metrics import MetricsLog
 
 CHECKPOINTS = "checkpoints"
 
@@ -73,15 +74,22 @@ class Recorder:
                 f"{self.run_dir} holds checkpoints already and --resume is never: take another "
                 "--run-dir, or --resume auto to go on from them"
             )
-        own = store.newest() if resume != "never" or restarted else None
-        if resume in ("auto", "never") or (restarted and own is not None):
-            return own
-        return self._load_from(store, Path(resume))
+        if resume in ("auto", "never") or (restarted and store.steps()):
+            return store.newest()
+        checkpoint = self._load_from(store, Path(resume))
+        if any(step > checkpoint.step for step in store.steps()):
+            raise UsageError(
+                f"{self.run_dir} holds checkpoints of later steps than {checkpoint.path}: to go "
+                "on from an earlier one take another --run-dir, so that nothing saved is lost"
+            )
+        return checkpoint
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Open the metrics, which forget what came after `checkpoint`."""
         if self.run_dir is None:
             return
+        from holdfast.runtime.metrics import MetricsLog  # TensorBoard is slow to load
+
         self._metrics = MetricsLog(self.run_dir, checkpoint.step if checkpoint else 0)
         if checkpoint is not None:
             self._events.emit("resumed", step=checkpoint.step, path=str(checkpoint.path))
@@ -114,6 +122,8 @@ class Recorder:
         if self.run_dir is None:
             return
         if self._metrics is not None:
+            from holdfast.runtime.plot import plot_run  # so is Matplotlib
+
             self._metrics.close()
             plot_run(self.run_dir)
         write_result(self.run_dir, result)

@@ -82,18 +82,19 @@ class Training:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise CheckpointMismatch unless `checkpoint` is of this model and optimizer."""
-        found, own = checkpoint.state["model"], self.structure()
+        saved: dict[str, Any] = dict(checkpoint.state)
+        found, own = saved["model"], self.structure()
         if found != own:
             differing = next(
                 ((a, b) for a, b in zip(found, own, strict=False) if a != b),
                 (f"{len(found)} arrays", f"{len(own)} arrays"),
             )
             raise CheckpointMismatch(
-                f"{checkpoint.path} is of another model: it has {differing[0]} where this script's "
-                f"has {differing[1]}. Take another --run-dir for this model, or run the script that "
-                "wrote it"
+                f"{checkpoint.path} is of another model: it has {differing[0]} where this "
+                f"script's has {differing[1]}. Take another --run-dir for this model, or run the "
+                "script that wrote it"
             )
-        found = checkpoint.state["optimizer"]["kind"]
+        found = saved["optimizer"]["kind"]
         kind = self.optimizer.state_dict()["kind"]
         if found != kind:
             raise CheckpointMismatch(
@@ -171,7 +172,8 @@ def restore(
 
 
 def _check_seed(checkpoint: Checkpoint, seed: int | None) -> None:
-    found = checkpoint.state["data"]["seed"]
+    saved: dict[str, Any] = dict(checkpoint.state)
+    found = saved["data"]["seed"]
     if seed is not None and seed != found:
         raise UsageError(
             f"{checkpoint.path} was trained with seed {found}, --seed is {seed}: leave --seed "

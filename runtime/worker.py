@@ -107,14 +107,22 @@ def _place(environ: Mapping[str, str]) -> tuple[int, int, int, bool]:
     """Return rank, world size, local rank, and whether all ranks are known to be on one host."""
     for names in CONVENTIONS:
         if names.rank in environ and names.world_size in environ:
-            rank, world_size = _integer(environ, names.rank, 0), _integer(environ, names.world_size, 1)
+            rank, world_size = (
+                _integer(environ, names.rank, 0),
+                _integer(environ, names.world_size, 1),
+            )
             if world_size < 1 or not 0 <= rank < world_size:
                 raise UsageError(
                     f"{names.rank}={rank} and {names.world_size}={world_size} do not fit: a rank "
                     "from 0 to world size - 1 was expected"
                 )
             local = _integer(environ, names.local_rank, 0)
-            return rank, world_size, local, _integer(environ, names.local_world_size, 0) == world_size
+            return (
+                rank,
+                world_size,
+                local,
+                _integer(environ, names.local_world_size, 0) == world_size,
+            )
     return 0, 1, 0, True
 
 

@@ -1,8 +1,11 @@
 """Fixtures that several rooms' tests share."""
 
 import contextlib
+import os
 import secrets
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -70,3 +73,52 @@ class Ranks:
 @pytest.fixture
 def ranks():
     return Ranks()
+
+
+class Workers:
+    """Starts a script on every rank of a job, each a process of its own, without a launcher."""
+
+    def __call__(self, world_size, script, *args, run_dir, transport="auto", timeout=60, **environ):
+        """Run it to its end; return each rank's (exit status, standard error)."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        base = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")},
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(listener.getsockname()[1]),
+            "HOLDFAST_TOKEN": secrets.token_hex(32),
+            "HOLDFAST_TRANSPORT": transport,
+            "HOLDFAST_RUN_DIR": str(run_dir),
+            "OMP_NUM_THREADS": "1",
+            **environ,
+        }
+        processes = []
+        for rank in range(world_size):
+            env = {**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            fds = ()
+            if rank == 0:
+                fds = (listener.fileno(),)
+                env["HOLDFAST_RENDEZVOUS_FD"] = str(listener.fileno())
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, str(script), *map(str, args)],
+                    env=env,
+                    pass_fds=fds,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        listener.close()
+        try:
+            return [(p.communicate(timeout=timeout)[1], p.returncode)[::-1] for p in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+
+
+@pytest.fixture
+def workers():
+    return Workers()

@@ -15,7 +15,8 @@ from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
     from holdfast import nn, optim
-    from holdfast.core import Tensor, manual_seed, no_grad, tensor
+    from holdfast.core import Tensor, manual_seed, no_grad
+    from holdfast.core.creation import tensor
     from holdfast.runtime import datasets
     from holdfast.runtime.job import Job, init
     from holdfast.runtime.worker import WorkerSpec
@@ -44,7 +45,7 @@ _HOMES = {
     "init": "holdfast.runtime.job",
     "manual_seed": "holdfast.core",
     "no_grad": "holdfast.core",
-    "tensor": "holdfast.core",
+    "tensor": "holdfast.core.creation",
 }
 _MODULES = {
     "datasets": "holdfast.runtime.datasets",

@@ -125,7 +125,7 @@ TestBroken.settings = settings(max_examples=150, stateful_step_count=60, deadlin
 
 
 @pytest.mark.soak
-class TestBrokenAtLength(Broken.TestCase):
+class TestBrokenAtLength(Broken.TestCase):  # type: ignore[misc, valid-type]
     settings = settings(max_examples=20_000, stateful_step_count=60, deadline=None)
 
 

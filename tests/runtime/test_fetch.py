@@ -29,7 +29,8 @@ NOWHERE = "http://127.0.0.1:9/"  # the discard port, where nobody listens
 @pytest.fixture(scope="module")
 def small():
     """A data set of 3 and 2 samples: the files' descriptions and their gzipped bytes."""
-    files, packed = [], {}
+    files: list[fetch.DataFile] = []
+    packed: dict[str, bytes] = {}
     for name, shape in (
         ("train-images-idx3-ubyte", (3, 28, 28)),
         ("train-labels-idx1-ubyte", (3,)),
@@ -73,7 +74,7 @@ class Server:
 
     def __init__(self, files):
         self.files = files
-        self.asked = []
+        self.asked: list[str] = []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -230,8 +231,8 @@ def test_what_a_killed_fetch_left_is_swept(environ, reports, server):
 
 @pytest.mark.local
 def test_of_several_that_fetch_at_once_one_does_it(environ, server):
-    reports = [[] for _ in range(4)]
-    found = []
+    reports: list[list[str]] = [[] for _ in range(4)]
+    found: list[object] = []
 
     def work(lines):
         found.append(fetch_fashion_mnist(lines.append, environ=environ, address=server.address))

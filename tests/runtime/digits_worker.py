@@ -1,0 +1,72 @@
+"""A training script for the tests: a small convolutional network on scikit-learn's digits."""
+
+import argparse
+import os
+import signal
+
+import numpy as np
+
+import holdfast as hf
+import holdfast.nn.functional as F
+from holdfast import nn, optim
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--batch-size", type=int, default=96)
+parser.add_argument("--lr", type=float, default=0.05)
+parser.add_argument("--hidden", type=int, default=32)
+parser.add_argument("--optimizer", choices=["SGD", "Adam"], default="SGD")
+parser.add_argument("--float64", action="store_true")
+parser.add_argument("--checkpoint-every", type=int, default=5)
+parser.add_argument("--bucket-bytes", type=int, default=4096)
+parser.add_argument("--kill-at", type=int, default=-1, help="end by SIGKILL after this step")
+parser.add_argument("--raise-at", type=int, default=-1)
+parser.add_argument("--on-rank", type=int, default=-1, help="the rank to end; -1: all")
+args = parser.parse_args()
+
+
+def as_asked(images):
+    return hf.tensor(images.array.astype(np.float64)) if args.float64 else images
+
+
+job = hf.init()
+train, test = hf.datasets.digits()
+model = nn.Sequential(
+    nn.Conv2d(1, 4, 3, padding=1),
+    nn.ReLU(),
+    nn.MaxPool2d(2),
+    nn.Flatten(),
+    nn.Linear(64, args.hidden),
+    nn.ReLU(),
+    nn.Linear(args.hidden, 10),
+)
+if args.float64:
+    model.to(np.float64)
+optimizer: optim.Optimizer
+if args.optimizer == "SGD":
+    optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
+else:
+    optimizer = optim.Adam(model.parameters(), lr=args.lr / 10)
+schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200)
+job.prepare(
+    model,
+    optimizer,
+    schedule,
+    checkpoint_every=args.checkpoint_every,
+    bucket_bytes=args.bucket_bytes,
+)
+for images, labels in job.batches(train, args.batch_size, args.epochs):
+    job.backward(F.cross_entropy(model(as_asked(images)), labels))
+    job.step()
+    schedule.step()
+    if args.on_rank in (-1, job.rank):
+        if job.steps == args.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.steps == args.raise_at:
+            raise ArithmeticError(f"asked for at step {job.steps}")
+    if job.ends_epoch:
+        with hf.no_grad():
+            right = sum(
+                float((model(as_asked(x)).argmax(1) == y).sum().item()) for x, y in job.shard(test)
+            )
+        job.log(test_accuracy=job.sum(right) / len(test))

@@ -1,0 +1,251 @@
+"""Whole jobs: any number of workers, killed and resumed, give the weights of a quiet run."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import holdfast as hf
+import holdfast.nn.functional as F
+from holdfast import nn, optim
+from holdfast.errors import CheckpointMismatch, UsageError
+from holdfast.runtime.checkpoint import CheckpointStore
+from holdfast.runtime.metrics import read_metrics
+
+SCRIPT = Path(__file__).with_name("digits_worker.py")
+SAMPLES = 1437
+STEPS_PER_EPOCH = 15  # 96 at a time, 93 in the last
+
+
+@pytest.fixture
+def train(workers, tmp_path):
+    """Run the digits script to its end and return its result.json."""
+
+    def run(size, name, *args, status=0, **options):
+        for code, errors in workers(size, SCRIPT, *args, run_dir=tmp_path / name, **options):
+            assert code == status, errors
+        return json.loads((tmp_path / name / "result.json").read_text()) if status == 0 else None
+
+    return run
+
+
+def final_weights(run_dir):
+    newest = sorted((run_dir / "checkpoints").iterdir())[-1]
+    return load_file(newest / "model.safetensors")
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_weights_are_the_same_over_shared_memory_and_tcp(train, size):
+    shm = train(size, "shm", transport="shm")
+    tcp = train(size, "tcp", transport="tcp")
+    assert (shm["transport"], tcp["transport"]) == ("shm", "tcp")
+    assert shm["weights_sha256"] == tcp["weights_sha256"]
+    assert shm["status"] == "finished"
+    assert shm["steps"] == 2 * STEPS_PER_EPOCH
+    assert shm["samples"] == 2 * SAMPLES
+    assert shm["loss"] < 2.2
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(("precision", "tolerance"), [("--float64", 1e-12), ("--epochs=2", 2e-4)])
+def test_the_number_of_workers_changes_only_rounding(train, tmp_path, precision, tolerance):
+    """96 on one worker, 48 on each of two, 24 on each of four; 93 are left for the last batch."""
+    finals = []
+    for size in (1, 2, 4):
+        train(size, f"of{size}", precision)
+        finals.append(final_weights(tmp_path / f"of{size}"))
+    for name, expected in finals[0].items():
+        for other in finals[1:]:
+            difference = np.abs(other[name] - expected).max()
+            print(name, difference)
+            assert difference <= tolerance
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("seed", range(3))
+def test_a_job_killed_at_any_step_resumes_to_the_same_weights(train, workers, tmp_path, seed):
+    options = ("--optimizer=Adam",) if seed % 2 else ()
+    quiet = train(2, "quiet", *options)
+    step = random.Random(seed).randrange(6, 2 * STEPS_PER_EPOCH)
+    print("seed", seed, "killed after step", step)
+    for code, _ in workers(2, SCRIPT, "--kill-at", step, *options, run_dir=tmp_path / "killed"):
+        assert code == -9
+    assert not (tmp_path / "killed" / "result.json").exists()
+    resumed = train(2, "killed", *options)
+    assert resumed["weights_sha256"] == quiet["weights_sha256"]
+    assert resumed["steps"] == quiet["steps"]
+    lines = [line for line in read_metrics(tmp_path / "killed") if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, 2 * STEPS_PER_EPOCH + 1))
+    before = [line for line in read_metrics(tmp_path / "quiet") if "loss" in line]
+    assert [line["loss"] for line in lines] == [line["loss"] for line in before]
+
+
+@pytest.mark.local
+def test_another_number_of_workers_may_resume(train, workers, tmp_path):
+    quiet = train(1, "quiet")
+    workers(3, SCRIPT, "--kill-at", 12, run_dir=tmp_path / "killed")
+    resumed = train(2, "killed")
+    assert resumed["samples"] == quiet["samples"]
+    for name, expected in final_weights(tmp_path / "quiet").items():
+        np.testing.assert_allclose(
+            final_weights(tmp_path / "killed")[name], expected, rtol=0, atol=2e-4
+        )
+
+
+@pytest.mark.local
+def test_a_corrupt_checkpoint_is_reported_and_the_one_before_it_taken(train, workers, tmp_path):
+    quiet = train(2, "quiet")
+    workers(2, SCRIPT, "--kill-at", 13, run_dir=tmp_path / "killed")
+    newest = tmp_path / "killed" / "checkpoints" / "step_00000010" / "model.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)
+    assert train(2, "killed")["weights_sha256"] == quiet["weights_sha256"]
+    assert CheckpointStore(tmp_path / "killed" / "checkpoints", report=print).newest() is not None
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--hidden=16",), "is of another model"),
+        (("--optimizer=Adam",), "was trained with SGD, this script uses Adam"),
+        (("--batch-size=64",), "was trained with batch_size 96, this run has 64"),
+    ],
+)
+def test_a_run_directory_of_another_model_is_refused_by_every_rank(
+    train, workers, tmp_path, args, message
+):
+    train(1, "run", "--epochs=1")
+    before = {p: p.read_bytes() for p in (tmp_path / "run" / "checkpoints").rglob("*.*")}
+    for code, errors in workers(2, SCRIPT, *args, run_dir=tmp_path / "run"):
+        assert code == 1
+        assert message in errors.replace("\n", " ")
+    assert before == {p: p.read_bytes() for p in (tmp_path / "run" / "checkpoints").rglob("*.*")}
+
+
+@pytest.mark.local
+def test_never_refuses_a_directory_that_holds_checkpoints(train, workers, tmp_path):
+    train(1, "run", "--epochs=1")
+    ((code, errors),) = workers(1, SCRIPT, run_dir=tmp_path / "run", HOLDFAST_RESUME="never")
+    assert code == 1
+    assert "holds checkpoints already" in errors
+
+
+@pytest.mark.local
+def test_a_run_goes_on_from_a_named_checkpoint(train, tmp_path):
+    longer = train(2, "longer", "--epochs=2")
+    train(2, "short", "--epochs=1")
+    for named in (tmp_path / "short", tmp_path / "short" / "checkpoints" / "step_00000015"):
+        run = train(2, f"from-{named.name}", HOLDFAST_RESUME=str(named))
+        assert run["weights_sha256"] == longer["weights_sha256"]
+
+
+@pytest.mark.local
+def test_a_rank_that_fails_ends_the_others_with_a_named_error(workers, tmp_path):
+    results = workers(
+        2, SCRIPT, "--raise-at=3", "--on-rank=1", run_dir=tmp_path / "run", transport="shm"
+    )
+    assert [code for code, _ in results] == [1, 1]
+    assert "asked for at step 3" in results[1][1]
+    assert "rank 1 (process" in results[0][1]
+    assert "has ended" in results[0][1]
+
+
+@pytest.fixture
+def alone(tmp_path):
+    job = hf.init(hf.WorkerSpec(run_dir=tmp_path / "run"))
+    yield job
+    job.close()
+
+
+def small():
+    model = nn.Linear(3, 2)
+    return model, optim.SGD(model.parameters(), lr=0.1)
+
+
+def points(count=10):
+    rng = np.random.default_rng(1)
+    return hf.datasets.ArrayDataset(
+        rng.normal(size=(count, 3)).astype(np.float32), rng.integers(0, 2, count)
+    )
+
+
+def test_a_job_of_one_leaves_a_whole_run_directory(alone, tmp_path):
+    model, optimizer = small()
+    alone.prepare(model, optimizer, checkpoint_every=2)
+    for x, y in alone.batches(points(), batch_size=4, epochs=2):
+        alone.backward(F.cross_entropy(model(x), y))
+        alone.step()
+    alone.log(test_accuracy=0.5)
+    alone.finish()
+    alone.finish()
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["steps"], result["samples"], result["world_size"]) == (6, 20, 1)
+    assert result["test_accuracy"] == 0.5
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"checkpoints", "metrics.jsonl", "tensorboard", "curves.png", "result.json"}
+    assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
+        "step_00000003",
+        "step_00000004",
+        "step_00000006",
+    ]
+
+
+def test_the_loop_s_mistakes_are_named(alone):
+    model, optimizer = small()
+    with pytest.raises(UsageError, match=r"prepare\(.* comes first"):
+        next(alone.batches(points(), 4, 1))
+    alone.prepare(model, optimizer)
+    with pytest.raises(UsageError, match="prepare was called twice"):
+        alone.prepare(model, optimizer)
+    batches = alone.batches(points(), 4, 1)
+    x, y = next(batches)
+    with pytest.raises(UsageError, match="step was called"):
+        alone.step()
+    alone.backward(F.cross_entropy(model(x), y))
+    with pytest.raises(UsageError, match="called twice"):
+        alone.backward(F.cross_entropy(model(x), y))
+    with pytest.raises(UsageError, match="ended at step 0 without"):
+        next(batches)
+
+
+def test_another_seed_than_the_checkpoint_s_is_refused(tmp_path):
+    def run(seed):
+        job = hf.init(hf.WorkerSpec(run_dir=tmp_path / "run", seed=seed))
+        try:
+            model, optimizer = small()
+            job.prepare(model, optimizer)
+            for x, y in job.batches(points(), 4, 1):
+                job.backward(F.cross_entropy(model(x), y))
+                job.step()
+            job.finish()
+        finally:
+            job.close()
+        return job.seed
+
+    assert run(3) == 3
+    assert run(None) == 3
+    with pytest.raises(UsageError, match="trained with seed 3, --seed is 4"):
+        run(4)
+
+
+def test_a_mismatch_names_both_arrays(tmp_path):
+    for width in (2, 5):
+        job = hf.init(hf.WorkerSpec(run_dir=tmp_path / "run"))
+        model = nn.Linear(3, width)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        if width == 5:
+            with pytest.raises(CheckpointMismatch, match=r"weight.*\[2, 3\].*weight.*\[5, 3\]"):
+                job.prepare(model, optimizer)
+        else:
+            job.prepare(model, optimizer)
+            for x, y in job.batches(points(), 4, 1):
+                job.backward(F.cross_entropy(model(x), y))
+                job.step()
+            job.finish()
+        job.close()
