@@ -35,7 +35,8 @@ class Work:
         """Return when the collective has ended; raise its error if it failed.
 
         Raises DeadlineExceeded after `timeout` seconds (None: the group's own deadline decides);
-        the collective goes on, and `wait` may be called again.
+        the collective goes on, and `wait` may be called again. A call that this thread has taken
+        over is finished first.
         """
         self._queue._carry_out(self, timeout)
         if self._error is not None:

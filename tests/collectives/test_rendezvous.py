@@ -38,7 +38,7 @@ def test_a_wrong_token_is_refused_and_the_others_go_on(ranks):
 
     def body(index):
         if index == 2:
-            with pytest.raises(AuthenticationError, match="does not hold|HOLDFAST_TOKEN"):
+            with pytest.raises(AuthenticationError, match=r"does not hold|HOLDFAST_TOKEN"):
                 Rendezvous(1, 2, "127.0.0.1", port, secrets.token_bytes(32), timeout=10)
             refused.append(True)
             return None
@@ -58,7 +58,7 @@ def test_a_rank_that_never_comes_is_named():
 
 
 def test_a_master_that_is_not_there_is_named():
-    with pytest.raises(RendezvousError, match="rank 1 did not reach rank 0 at 127.0.0.1 port"):
+    with pytest.raises(RendezvousError, match=r"rank 1 did not reach rank 0 at 127\.0\.0\.1 port"):
         Rendezvous(1, 2, "127.0.0.1", free_port(), TOKEN, timeout=0.2)
 
 
