@@ -6,7 +6,6 @@ pass), then `ops/` (each primitive beside its gradient), then `arena.py` (one bu
 parameters, one for all gradients).
 """
 
-from holdfast.core.tensor import Tensor  # isort: skip  (first: the primitives need the class)
 from holdfast.core.arena import Arena, Bucket
 from holdfast.core.backward import enable_grad, is_grad_enabled, no_grad
 from holdfast.core.creation import (
@@ -25,9 +24,13 @@ from holdfast.core.creation import (
     zeros,
     zeros_like,
 )
+from holdfast.core.memory import keep_freed_memory
 from holdfast.core.ops.elementwise import maximum, minimum, where
 from holdfast.core.parameter import Parameter
 from holdfast.core.random import manual_seed
+from holdfast.core.tensor import Tensor
+
+keep_freed_memory()
 
 __all__ = [
     "Arena",

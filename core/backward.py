@@ -17,10 +17,11 @@ from holdfast.core.backend import Array
 from holdfast.errors import GradientError
 
 Pullback = Callable[[Array], tuple[Any, ...]]
-"""Maps the cotangent of a primitive's value to one cotangent per positional argument: an array,
-None, or a callable that makes it when it is needed."""
+"""Maps the cotangent of a primitive's value to one cotangent per positional argument, optional ones
+included: an array, None, or a callable that makes it when it is needed."""
 
 next_sequence = itertools.count().__next__
+SEQUENCE = attrgetter("sequence")
 
 
 class _Recording(threading.local):
@@ -72,6 +73,7 @@ class Into:
         self.write = write
 
     def __call__(self) -> Array:
+        """Return the cotangent in a new array."""
         return self.write(None)
 
 
@@ -81,11 +83,11 @@ class Node:
     __slots__ = ("cotangent", "dtype", "name", "parents", "pullback", "sequence", "shape")
 
     def __init__(
-        self, name: str, pullback: Pullback, parents: tuple["Node | Leaf | None", ...], value: Array
+        self, name: str, pullback: Pullback, parents: tuple[Any, ...], value: Array
     ) -> None:
         self.name = name
         self.pullback: Pullback | None = pullback
-        self.parents = parents
+        self.parents = parents  # of each a Node, a Leaf, or None where none is needed
         self.shape = value.shape
         self.dtype = value.dtype
         self.sequence = next_sequence()
@@ -116,25 +118,28 @@ class Leaf:
         self.pending = 0  # contributions that the running backward has still to make
         self.hooks: list[Callable[[], None]] = []
 
-    def receive(self, part: Array) -> None:
+    def receive(self, part: Any) -> None:
         """Write or add `part`, which may be shared with others and is never kept."""
         if self.filled:
             np.add(self.gradient, part, out=self.gradient)  # type: ignore[arg-type]
         else:
             if self.gradient is None:
-                # An operation on 0-d arrays returns a NumPy scalar, which cannot be added to in place.
+                # A part without axes may be a NumPy scalar, which cannot be added to in place.
                 self.gradient = np.array(part) if isinstance(part, np.generic) else part.copy()
             else:
                 self.gradient[...] = part
             self.filled = True
 
-    def receive_into(self, part: Into) -> None:
+    def fill(self, part: Into) -> None:
         """Let the first contribution to an arena's memory be computed in place there."""
-        if self.bound and not self.filled:
-            part.write(self.gradient)
-            self.filled = True
-        else:
-            self.receive(part())
+        part.write(self.gradient)
+        self.filled = True
+
+    def finished(self) -> None:
+        """Run the hooks, if there is a gradient: this backward has no further contribution."""
+        if self.filled:
+            for hook in self.hooks:
+                hook()
 
     def clear(self) -> None:
         """Forget the gradient; an arena's memory is kept and not touched."""
@@ -142,13 +147,6 @@ class Leaf:
         self.shown = None
         if not self.bound:
             self.gradient = None
-
-    def finish(self) -> None:
-        """Count one contribution of the running backward; run the hooks after the last one."""
-        self.pending -= 1
-        if self.pending == 0:
-            for hook in self.hooks:
-                hook()
 
 
 def fit(part: Array, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -164,17 +162,32 @@ def fit(part: Array, shape: tuple[int, ...], dtype: Any) -> Array:
     return part if part.dtype == dtype else part.astype(dtype)
 
 
-def collect(root: Node) -> list[Node]:
-    """Return the nodes that `root` depends on, itself first, each before those it came from."""
+def collect(root: Node) -> tuple[list[Node], list[Leaf]]:
+    """Return the nodes that `root` depends on, each before those it came from, and the leaves.
+
+    Counts in each leaf the contributions that it will get. Raises GradientError if a part of the
+    graph is freed.
+    """
     nodes, seen = [root], {root}
+    leaves: list[Leaf] = []
     for node in nodes:  # grows while it is walked
+        if node.pullback is None:
+            for leaf in leaves:
+                leaf.pending = 0
+            raise GradientError(
+                f"backward reached {node.name!r}, whose graph an earlier backward has freed: "
+                "run the forward pass again, or give the earlier one retain_graph=True"
+            )
         for parent in node.parents:
-            if parent.__class__ is Node and parent not in seen:
+            if parent.__class__ is Leaf:
+                parent.pending += 1
+                leaves.append(parent)
+            elif parent is not None and parent not in seen:
                 seen.add(parent)
                 nodes.append(parent)
     # A node is made after those it came from, so the order of making is a topological one.
-    nodes.sort(key=attrgetter("sequence"), reverse=True)
-    return nodes
+    nodes.sort(key=SEQUENCE, reverse=True)
+    return nodes, leaves
 
 
 def backward(root: Node | Leaf, seed: Array, retain_graph: bool = False) -> None:
@@ -184,54 +197,40 @@ def backward(root: Node | Leaf, seed: Array, retain_graph: bool = False) -> None
     is already freed, before any gradient is touched.
     """
     if isinstance(root, Leaf):
-        root.pending = 1
         root.receive(seed)
-        root.finish()
+        root.finished()
         return
-    nodes = collect(root)
-    for node in nodes:
-        if node.pullback is None:
-            raise GradientError(
-                f"backward reached {node.name!r}, whose graph an earlier backward has freed: "
-                "run the forward pass again, or give the earlier one retain_graph=True"
-            )
-    leaves: list[Leaf] = []
-    for node in nodes:
-        for parent in node.parents:
-            if parent.__class__ is Leaf:
-                parent.pending += 1
-                leaves.append(parent)
+    nodes, leaves = collect(root)
     root.cotangent = seed
     try:
         for node in nodes:
-            step(node, retain_graph)
+            g, pullback, parents = node.cotangent, node.pullback, node.parents
+            node.cotangent = None
+            if not retain_graph:
+                node.pullback, node.parents = None, ()
+            # No cotangent arrives where all that came from a node was not to be differentiated.
+            parts = (None,) * len(parents) if g is None else pullback(g)  # type: ignore[misc]
+            # Optional arguments that were left out have an entry, but no parent.
+            for parent, part in zip(parents, parts, strict=False):
+                if parent is None:
+                    continue
+                ends = parent.__class__ is Leaf
+                if part is not None:
+                    if part.__class__ is Into and ends and parent.bound and not parent.filled:
+                        parent.fill(part)
+                    else:
+                        if callable(part):
+                            part = part()
+                        if part.shape != parent.shape or part.dtype != parent.dtype:
+                            part = fit(part, parent.shape, parent.dtype)
+                        parent.receive(part)
+                if ends:
+                    parent.pending -= 1
+                    if not parent.pending:
+                        parent.finished()
     except BaseException:
         for node in nodes:
             node.cotangent = None
         for leaf in leaves:
             leaf.pending = 0
         raise
-
-
-def step(node: Node, retain_graph: bool) -> None:
-    """Hand the cotangent of `node` on to its parents, and free it."""
-    g, pullback, parents = node.cotangent, node.pullback, node.parents
-    node.cotangent = None
-    if not retain_graph:
-        node.pullback, node.parents = None, ()
-    parts = (None,) * len(parents) if g is None or pullback is None else pullback(g)
-    del g, pullback
-    for parent, part in zip(parents, parts, strict=True):
-        if parent is None:
-            continue
-        if part is not None:
-            if part.__class__ is Into and parent.__class__ is Leaf:
-                parent.receive_into(part)
-            else:
-                if callable(part):
-                    part = part()
-                if part.shape != parent.shape or part.dtype != parent.dtype:
-                    part = fit(part, parent.shape, parent.dtype)
-                parent.receive(part)
-        if parent.__class__ is Leaf:
-            parent.finish()

@@ -30,7 +30,9 @@ def tensor(
     return Tensor(_array(data, dtype, device, copy=True), requires_grad)
 
 
-def as_tensor(data: Any, dtype: npt.DTypeLike | None = None, *, device: str | None = None) -> Tensor:
+def as_tensor(
+    data: Any, dtype: npt.DTypeLike | None = None, *, device: str | None = None
+) -> Tensor:
     """Return `data` as a tensor: itself if it is one, sharing memory if it is an array."""
     if isinstance(data, Tensor):
         moved = data if device is None else data.to(device)
@@ -63,8 +65,12 @@ def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def full(
-    size: Shape, fill_value: float, dtype: npt.DTypeLike | None = None, *,
-    device: str = "cpu", requires_grad: bool = False,
+    size: Shape,
+    fill_value: float,
+    dtype: npt.DTypeLike | None = None,
+    *,
+    device: str = "cpu",
+    requires_grad: bool = False,
 ) -> Tensor:
     """Return a tensor with every element `fill_value`, whose kind gives the dtype if none is."""
     shape = (size,) if isinstance(size, int) else tuple(size)
@@ -75,7 +81,9 @@ def full(
 
 
 def zeros(
-    *size: Any, dtype: npt.DTypeLike = DEFAULT_FLOAT, device: str = "cpu",
+    *size: Any,
+    dtype: npt.DTypeLike = DEFAULT_FLOAT,
+    device: str = "cpu",
     requires_grad: bool = False,
 ) -> Tensor:
     """Return a tensor of zeros."""
@@ -83,7 +91,9 @@ def zeros(
 
 
 def ones(
-    *size: Any, dtype: npt.DTypeLike = DEFAULT_FLOAT, device: str = "cpu",
+    *size: Any,
+    dtype: npt.DTypeLike = DEFAULT_FLOAT,
+    device: str = "cpu",
     requires_grad: bool = False,
 ) -> Tensor:
     """Return a tensor of ones."""
@@ -113,7 +123,9 @@ def eye(n: int, m: int | None = None, *, dtype: npt.DTypeLike = DEFAULT_FLOAT) -
 
 
 def randn(
-    *size: Any, dtype: npt.DTypeLike = DEFAULT_FLOAT, device: str = "cpu",
+    *size: Any,
+    dtype: npt.DTypeLike = DEFAULT_FLOAT,
+    device: str = "cpu",
     requires_grad: bool = False,
 ) -> Tensor:
     """Return normal random numbers of mean 0 and variance 1, from the one generator."""
@@ -122,7 +134,9 @@ def randn(
 
 
 def rand(
-    *size: Any, dtype: npt.DTypeLike = DEFAULT_FLOAT, device: str = "cpu",
+    *size: Any,
+    dtype: npt.DTypeLike = DEFAULT_FLOAT,
+    device: str = "cpu",
     requires_grad: bool = False,
 ) -> Tensor:
     """Return random numbers from 0 to 1 (excluded), from the one generator."""

@@ -19,19 +19,31 @@ primitive without a check cannot exist.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import holdfast.core.tensor as tensors  # as a module: it needs this one to be complete
 from holdfast.core.backward import Node, Pullback, recording
 from holdfast.core.errors import ShapeError, shape_error
-from holdfast.core.tensor import Tensor, wrap
+from holdfast.core.variable import Variable
+
+if TYPE_CHECKING:
+    from holdfast.core.tensor import Tensor
 
 Rule = Callable[..., tuple[Any, Pullback]]
-Operation = Callable[..., Tensor]
+Operation = Callable[..., "Tensor"]
 Sample = Callable[[np.random.Generator], tuple[Any, ...]]
 
 DEFAULT_FLOAT = np.dtype(np.float32)
+
+
+def wrap(value: Any) -> "Tensor":
+    """Return a tensor over `value`, an array or a NumPy scalar; it requires no gradient."""
+    out = tensors.Tensor.__new__(tensors.Tensor)
+    out.array = np.asarray(value) if isinstance(value, np.generic) else value
+    out.node = None
+    return out
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,9 @@ def primitive(
         label = name or rule.__name__
         if label in _REGISTRY:
             raise ValueError(f"a primitive named {label!r} exists already: choose another name")
-        operation = _operation(label, rule, promote)
+        kinds = [p.kind for p in inspect.signature(rule).parameters.values()]
+        binary = promote and kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 2
+        operation = _binary(label, rule) if binary else _operation(label, rule, promote)
         operation.__name__ = operation.__qualname__ = label
         operation.__doc__, operation.__module__ = rule.__doc__, rule.__module__
         _REGISTRY[label] = Primitive(label, rule, operation, sample)
@@ -84,12 +98,12 @@ def primitive(
 def _operation(label: str, rule: Rule, promote: bool) -> Operation:
     """Return the function that runs `rule` on the arrays of tensors and records its pullback."""
 
-    def operation(*args: Any, **options: Any) -> Tensor:
+    def operation(*args: Any, **options: Any) -> "Tensor":
         arrays = []
         parents: list[Any] = []
         recorded = False
         for argument in args:
-            if isinstance(argument, Tensor):
+            if isinstance(argument, Variable):
                 arrays.append(argument.array)
                 node = argument.node
                 parents.append(node)
@@ -109,6 +123,32 @@ def _operation(label: str, rule: Rule, promote: bool) -> Operation:
         out = wrap(value)
         if recorded and recording.enabled:
             out.node = Node(label, pullback, tuple(parents), out.array)
+        return out
+
+    return operation
+
+
+def _binary(label: str, rule: Rule) -> Operation:
+    """Return what `_operation` does for two arguments that are promoted, only quicker.
+
+    Arithmetic on small tensors is nothing but overhead, and this is the half of it.
+    """
+    general = _operation(label, rule, promote=True)
+
+    def operation(x: Any, y: Any) -> "Tensor":
+        if not (isinstance(x, Variable) and isinstance(y, Variable)):
+            return general(x, y)
+        left, right = x.array, y.array
+        if left.dtype is not right.dtype:
+            return general(x, y)
+        try:
+            value, pullback = rule(left, right)
+        except ValueError as error:
+            raise _explained(label, rule, [left, right], error) from error
+        out = wrap(value)
+        first, second = x.node, y.node
+        if (first is not None or second is not None) and recording.enabled:
+            out.node = Node(label, pullback, (first, second), out.array)
         return out
 
     return operation

@@ -62,7 +62,7 @@ class Variable:
     def __len__(self) -> int:
         if not self.array.ndim:
             raise TypeError("len() of a tensor without axes: use item() for its value")
-        return self.array.shape[0]
+        return len(self.array)
 
     def __bool__(self) -> bool:
         return bool(self.item())

@@ -17,9 +17,9 @@ app = typer.Typer(
     help="Data-parallel training in which a fault of the network is not a fault of the job.",
 )
 # Options end where the script begins: what follows it is the script's own.
-app.command(
-    "launch", no_args_is_help=True, context_settings={"allow_interspersed_args": False}
-)(launch)
+app.command("launch", no_args_is_help=True, context_settings={"allow_interspersed_args": False})(
+    launch
+)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 

@@ -13,7 +13,7 @@ from holdfast.launch.spec import LaunchSpec, Place
 
 EVENTS_FD = "HOLDFAST_EVENTS_FD"
 RENDEZVOUS_FD = "HOLDFAST_RENDEZVOUS_FD"
-TOKEN = "HOLDFAST_TOKEN"  # noqa: S105 - the variable's name, not a secret
+TOKEN = "HOLDFAST_TOKEN"
 
 ROLE_NAME = "default"
 

@@ -55,7 +55,8 @@ class AttemptLogs:
             self.path(rank, "stdout").parent.mkdir(parents=True, exist_ok=True)
             for stream in streams:
                 # Unbuffered: what a worker said last is there even if the launcher is killed.
-                self._files[rank, stream] = open(self.path(rank, stream), "ab", buffering=0)
+                path = self.path(rank, stream)
+                self._files[rank, stream] = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def path(self, rank: int, stream: Stream) -> Path:
         """Return the file that has the rank's output."""
@@ -93,7 +94,8 @@ class EventLog:
 
     def __init__(self, run_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._file = open(run_dir / "events.jsonl", "a", encoding="utf-8", buffering=1)
+        path = run_dir / "events.jsonl"
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event."""

@@ -14,7 +14,7 @@ from holdfast.launch.environment import (
 )
 from holdfast.launch.spec import LaunchSpec, Node, rank_table
 
-SECRET = "<secret>"  # noqa: S105 - what is shown in its place
+SECRET = "<secret>"
 
 
 def describe_plan(spec: LaunchSpec, environment: Mapping[str, str], *, cores: int) -> str:

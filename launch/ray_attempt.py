@@ -22,7 +22,7 @@ from holdfast.launch.environment import AttemptFacts, base_environment, worker_e
 from holdfast.launch.logs import AttemptLogs, EventLog, LineSplitter, parse_event
 from holdfast.launch.ray_cluster import Placement
 from holdfast.launch.signals import Interrupted, Signals
-from holdfast.launch.spec import LaunchSpec, Node, Place, rank_table
+from holdfast.launch.spec import LaunchSpec, Node, rank_table
 from holdfast.launch.workers import GRACE, Exited, Output, Stream, WorkerCommand
 
 POLL = 2.0

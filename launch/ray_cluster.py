@@ -65,7 +65,9 @@ class Share:
         if sum(map(self.fits, machines)) >= self.nnodes:
             return None
         what = f"{self.cpus} CPUs" + (f" and {self.gpus} GPUs" if self.gpus else "")
-        asked = f"{self.nnodes} nodes with {what} each" if self.nnodes > 1 else f"a node with {what}"
+        asked = (
+            f"{self.nnodes} nodes with {what} each" if self.nnodes > 1 else f"a node with {what}"
+        )
         there = "; ".join(f"{m.host} with {m.cpus:g} CPUs, {m.gpus:g} GPUs" for m in machines)
         return f"asked for {asked} (one per worker), but there is: {there or 'no node'}"
 

@@ -22,14 +22,13 @@ from holdfast.runtime.progress import ProgressView
 from holdfast.runtime.result import RunResult, Status
 
 
-def launch(spec: LaunchSpec) -> int:
+def launch(spec: LaunchSpec, environment: Mapping[str, str]) -> int:
     """Run the job and return its exit status: 0, or after Ctrl-C and SIGTERM 130 and 143.
 
+    `environment` is what the workers' is made from, as it was before Ray was imported.
     Raises UsageError for what cannot be run as asked, LaunchError if Ray fails, WorkerFailed if the
     job did. Call it in the main thread; it handles signals while it runs.
     """
-    # What Ray sets in our environment from here on is none of the workers' business.
-    environment = dict(os.environ)
     console = Console(ProgressView())
     try:
         with RunFolder(spec) as folder, Signals() as signals:

@@ -73,6 +73,31 @@ class Exited:
 WorkerEvent = Output | Exited
 
 
+class _Sweeper:
+    """The agent's side of `sweeper.py`. Raises OSError if it cannot be started."""
+
+    def __init__(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-E", _SWEEPER], stdin=subprocess.PIPE, start_new_session=True
+        )
+        self._pipe = _detached(process.stdin)
+        process.wait()  # it lives on as nobody's child
+
+    def add(self, group: int) -> None:
+        self._tell(f"+{group}\n")
+
+    def remove(self, group: int) -> None:
+        self._tell(f"-{group}\n")
+
+    def close(self) -> None:
+        os.close(self._pipe)
+
+    def _tell(self, line: str) -> None:
+        # Without its sweeper a node still ends its workers; only their own children could be left.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._pipe, line.encode())
+
+
 @dataclass
 class _Worker:
     """A running process and the read ends of its pipes that are still open."""
@@ -344,31 +369,6 @@ class WorkerGroup:
             os.close(self._wake_read)
             os.close(self._wake_write)
             self._changed.notify_all()
-
-
-class _Sweeper:
-    """The agent's side of `sweeper.py`. Raises OSError if it cannot be started."""
-
-    def __init__(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-S", "-E", _SWEEPER], stdin=subprocess.PIPE, start_new_session=True
-        )
-        self._pipe = _detached(process.stdin)
-        process.wait()  # it lives on as nobody's child
-
-    def add(self, group: int) -> None:
-        self._tell(f"+{group}\n")
-
-    def remove(self, group: int) -> None:
-        self._tell(f"-{group}\n")
-
-    def close(self) -> None:
-        os.close(self._pipe)
-
-    def _tell(self, line: str) -> None:
-        # Without its sweeper a node still ends its workers; only their own children could be left.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._pipe, line.encode())
 
 
 def _detached(stream: IO[bytes] | None) -> int:

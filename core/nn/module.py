@@ -32,6 +32,7 @@ class Module:
         raise TypeError(f"{type(self).__name__} has no forward(): define it")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what `forward` does."""
         return self.forward(*args, **kwargs)
 
     # -- parts by name ------------------------------------------------------------------------
@@ -43,10 +44,10 @@ class Module:
             )
         held = self.__dict__
         if isinstance(value, Parameter):
-            self._forget(name)
+            self._forget(name, but="_parameters")
             held["_parameters"][name] = value
         elif isinstance(value, Module):
-            self._forget(name)
+            self._forget(name, but="_modules")
             held["_modules"][name] = value
         elif "_buffers" in held and name in held["_buffers"]:
             held["_buffers"][name] = value
@@ -66,25 +67,27 @@ class Module:
         if not self._forget(name):
             object.__delattr__(self, name)
 
-    def _forget(self, name: str) -> bool:
+    def _forget(self, name: str, but: str = "") -> bool:
+        """Drop the attribute `name` of any kind but one, where assigning keeps its place."""
         found = self.__dict__.pop(name, None) is not None
-        for parts in (self._parameters, self._buffers, self._modules):
-            found = parts.pop(name, None) is not None or found  # type: ignore[attr-defined]
+        for kind in ("_parameters", "_buffers", "_modules"):
+            if kind != but:
+                found = self.__dict__[kind].pop(name, None) is not None or found
         return found
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """Add a parameter, or None for one that this module could have but has not."""
-        self._forget(name)
+        self._forget(name, but="_parameters")
         self._parameters[name] = parameter
 
     def register_buffer(self, name: str, tensor: Tensor | None) -> None:
         """Add a tensor that is part of the state but is not learned."""
-        self._forget(name)
+        self._forget(name, but="_buffers")
         self._buffers[name] = tensor
 
     def add_module(self, name: str, module: "Module") -> None:
         """Add a part under `name`."""
-        self._forget(name)
+        self._forget(name, but="_modules")
         self._modules[name] = module
 
     def children(self) -> Iterator["Module"]:
@@ -143,7 +146,7 @@ class Module:
 
         def walk(module: Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
             for parts in (module._parameters, module._buffers):
-                for key, held in parts.items():  # type: ignore[attr-defined]
+                for key, held in parts.items():
                     if held is not None:
                         yield prefix + key, held
             for key, part in module._modules.items():

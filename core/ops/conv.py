@@ -1,9 +1,10 @@
-"""Convolution: blocks of columns that stay in cache, and one matrix product for each.
+"""Convolution: columns in blocks that stay in cache, and matrix products that need no copies.
 
-The rule: inside, the batch is the innermost axis of memory (C, H, W, N). A row of columns is then
-a run of `width x batch` neighbours: it is copied, added back and multiplied at full speed, a
-product's result lands in place, and pooling that follows moves along contiguous runs. What is
-returned is a view in PyTorch's order (N, C, H, W). A few images are taken one by one instead.
+The rule: in memory an image batch lies as (H, C, W, N), whatever order its axes are named in. A row
+of columns is then a run of `width x batch` neighbours, which is copied, added and multiplied at
+full speed; the rows of the output are matrices that products write in place; and neighbouring rows
+of the output's gradient are one matrix as they lie. What is returned is a view in PyTorch's order
+(N, C, H, W), and pooling and elementwise operations keep it.
 """
 
 from collections.abc import Iterator
@@ -17,10 +18,13 @@ from holdfast.core.backward import Pullback
 from holdfast.core.errors import shape_error
 from holdfast.core.primitive import primitive
 
-BLOCK_BYTES = 512 * 1024
-"""Columns made at once: half of a usual second-level cache."""
-SMALL_BATCH = 8
-"""Batches below this many images are taken image by image."""
+BLOCK_BYTES = {"numpy": 512 * 1024, "cupy": 256 * 1024 * 1024}
+"""Columns made at once: half of a usual second-level cache; on a GPU, enough to fill it."""
+
+INNER = (2, 1, 3, 0)
+"""From (N, C, H, W) to the order of memory (H, C, W, N)."""
+OUTER = (3, 1, 0, 2)
+"""Back from it."""
 
 Pair = int | tuple[int, int]
 
@@ -32,11 +36,13 @@ def pair(value: Pair) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How the windows of a convolution lie on its padded input."""
+    """How the windows of a convolution lie on its images."""
 
     channels: int
+    image: tuple[int, int]
     kernel: tuple[int, int]
     stride: tuple[int, int]
+    padding: tuple[int, int]
     dilation: tuple[int, int]
     output: tuple[int, int]
 
@@ -45,73 +51,95 @@ class Geometry:
         """Elements of one window: rows of the matrix of columns."""
         return self.channels * self.kernel[0] * self.kernel[1]
 
-    def blocks(self, batch: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
-        """Cut the output into blocks (rows, columns) whose matrix of columns stays in cache."""
-        height, width = self.output
-        room = max(1, BLOCK_BYTES // (self.depth * batch * itemsize))
-        tall, wide = max(1, room // width), min(width, room)
-        for y in range(0, height, tall):
-            for x in range(0, width, wide):
-                yield slice(y, min(y + tall, height)), slice(x, min(x + wide, width))
+    def pad(self, inner: Any) -> Any:
+        """Return images (H, C, W, N) within a border of zeros, contiguous."""
+        module, (top, left), (height, width) = array_module(inner), self.padding, self.image
+        if not (top or left):
+            return module.ascontiguousarray(inner)
+        shape = (height + 2 * top, self.channels, width + 2 * left, inner.shape[3])
+        padded = module.zeros(shape, dtype=inner.dtype)
+        padded[top : top + height, :, left : left + width] = inner
+        return padded
 
-    def windows(self, image: Any) -> Any:
-        """View the padded `image` (C, H, W, N) as its windows (C, kh, kw, oh, ow, N)."""
-        c, h, w, n = image.strides
-        (sy, sx), (dy, dx) = self.stride, self.dilation
-        shape = (self.channels, *self.kernel, *self.output, image.shape[3])
-        return strided(image, shape, (c, dy * h, dx * w, sy * h, sx * w, n))
+    def columns(self, padded: Any, ones: bool) -> Iterator[tuple[slice, slice, Any]]:
+        """Make the columns of each block of the output (rows, columns), all in one buffer.
 
-
-def _forward(geometry: Geometry, image: Any, matrix: Any, out: Any) -> None:
-    """Write the products of `matrix` (O, depth or depth + 1 with a bias) into `out`."""
-    for rows, columns, block in _columns(geometry, image, matrix.shape[1] > geometry.depth):
-        target = out[:, rows, columns].reshape(out.shape[0], -1)
-        np.matmul(matrix, block, out=target)
-
-
-def _columns(geometry: Geometry, image: Any, ones: bool) -> Iterator[tuple[slice, slice, Any]]:
-    """Make the columns of each block in one buffer; with `ones`, a last row for the bias."""
-    module, batch, depth = array_module(image), image.shape[3], geometry.depth
-    windows = geometry.windows(image)
-    buffer = None
-    for rows, columns in geometry.blocks(batch, image.itemsize):
-        part = windows[:, :, :, rows, columns]
-        size = part.size // depth
-        if buffer is None:  # the first block is the largest
-            buffer = module.ones((depth + ones, size), dtype=image.dtype)
-        block = buffer if size == buffer.shape[1] else buffer[:, :size]
-        block[:depth].reshape(part.shape)[...] = part
-        yield rows, columns, block
-
-
-def _by_matrix(geometry: Geometry, image: Any, g: Any, into: Any) -> None:
-    """Add the gradient of the matrix (with the bias as last column) to `into`."""
-    for rows, columns, block in _columns(geometry, image, into.shape[1] > geometry.depth):
-        into += np.matmul(g[:, rows, columns].reshape(g.shape[0], -1), block.T)
+        They are (rows, depth, columns x batch), the depth in the order (kh, C, kw); with `ones`, a
+        last one of ones for the bias.
+        """
+        module, batch, depth = array_module(padded), padded.shape[3], self.depth
+        h, c, w, n = padded.strides
+        (kh, kw), (sy, sx), (dy, dx), (oh, ow) = (
+            self.kernel,
+            self.stride,
+            self.dilation,
+            self.output,
+        )
+        windows = strided(
+            padded,
+            (oh, kh, self.channels, kw, ow, batch),
+            (sy * h, dy * h, c, dx * w, sx * w, n),
+        )
+        room = max(1, BLOCK_BYTES[module.__name__] // (depth * batch * padded.itemsize))
+        tall, wide = max(1, min(oh, room // ow)), min(ow, room)
+        buffer = module.ones((tall, depth + ones, wide * batch), dtype=padded.dtype)
+        for y in range(0, oh, tall):
+            for x in range(0, ow, wide):
+                part = windows[y : y + tall, :, :, :, x : x + wide]
+                block = buffer[: part.shape[0], :, : part.shape[4] * batch]
+                block[:, :depth].reshape(part.shape)[...] = part
+                yield slice(y, y + tall), slice(x, x + wide), block
 
 
-def _by_image(geometry: Geometry, matrix: Any, g: Any, into: Any) -> None:
-    """Add the gradient of the padded image (C, H, W, N) to `into`."""
-    (kh, kw), (sy, sx), (dy, dx) = geometry.kernel, geometry.stride, geometry.dilation
-    batch, buffer = into.shape[3], None
-    for rows, columns in geometry.blocks(batch, into.itemsize):
-        tall, wide = rows.stop - rows.start, columns.stop - columns.start
-        size = tall * wide * batch
-        if buffer is None:
-            buffer = array_module(g).empty((geometry.depth, size), dtype=into.dtype)
-        block = buffer if size == buffer.shape[1] else buffer[:, :size]
-        np.matmul(matrix.T, g[:, rows, columns].reshape(g.shape[0], -1), out=block)
-        parts = block.reshape(geometry.channels, kh, kw, tall, wide, batch)
-        for j in range(kw):
-            left = columns.start * sx + j * dx
-            across = slice(left, left + (wide - 1) * sx + 1, sx)
-            if tall == 1:  # then the rows of the kernel meet different rows of the image
-                top = rows.start * sy
-                into[:, top : top + (kh - 1) * dy + 1 : dy, across] += parts[:, :, j, 0]
-                continue
-            for i in range(kh):
-                top = rows.start * sy + i * dy
-                into[:, top : top + (tall - 1) * sy + 1 : sy, across] += parts[:, i, j]
+def matrices(array: Any, rows: slice, columns: slice) -> Any:
+    """View a block of an image batch (H, C, W, N) as a matrix (C, columns x N) for each row."""
+    part = array[rows, :, columns]
+    return part.reshape(*part.shape[:2], -1)
+
+
+def _by_image(geometry: Geometry, weight: Any, g: Any) -> Any:
+    """Return the gradient of images (H, C, W, N).
+
+    Row `r` of the image was met by the rows `y` of the output for which `r` is `y * stride +
+    i * dilation - padding` for a row `i` of the kernel. They are neighbours in `g`, so one product
+    sums over them and the outputs; what is left is to add the kernel's columns up.
+    """
+    module, (height, width), batch = array_module(g), geometry.image, g.shape[3]
+    (kh, kw), (oh, ow), channels = geometry.kernel, geometry.output, geometry.channels
+    (sy, sx), (dy, dx), (top, left) = geometry.stride, geometry.dilation, geometry.padding
+    into = module.zeros((height, channels, width, batch), dtype=g.dtype)
+    room = max(1, BLOCK_BYTES[module.__name__] // (channels * kw * batch * g.itemsize))
+    wide = min(ow, room)
+    buffer = module.empty((channels * kw, wide * batch), dtype=g.dtype)
+    rows = range(kh)[::-1]  # so that those of the output ascend
+    turned: dict[tuple[int, ...], Any] = {}
+    for r in range(height):
+        met = [(i, (r + top - i * dy) // sy) for i in rows if not (r + top - i * dy) % sy]
+        met = [(i, y) for i, y in met if 0 <= y < oh]
+        if not met:
+            continue
+        kernel_rows = tuple(i for i, _ in met)
+        if kernel_rows not in turned:  # (C x kw, rows x outputs)
+            part = weight[:, :, kernel_rows, :].transpose(1, 3, 2, 0)
+            turned[kernel_rows] = part.reshape(channels * kw, -1)
+        first, last = met[0][1], met[-1][1]
+        step = met[1][1] - first if len(met) > 1 else 1
+        source = g[first : last + 1 : step]
+        for x in range(0, ow, wide):
+            part = source[:, :, x : x + wide]
+            block = buffer[:, : part.shape[2] * batch]
+            np.matmul(
+                turned[kernel_rows], part.reshape(turned[kernel_rows].shape[1], -1), out=block
+            )
+            sums = block.reshape(channels, kw, -1, batch)
+            for j in range(kw):
+                shift = j * dx - left
+                start = max(x, -(shift // sx))  # the first whose place x * stride + shift is >= 0
+                stop = min(x + part.shape[2], (width - 1 - shift) // sx + 1)
+                if start < stop:
+                    place = slice(start * sx + shift, (stop - 1) * sx + shift + 1, sx)
+                    into[r, :, place] += sums[:, j, start - x : stop - x]
+    return into
 
 
 def _sample(rng: np.random.Generator) -> tuple[Any, ...]:
@@ -134,73 +162,46 @@ def conv2d(
         raise shape_error(
             "conv2d", "x (N, C, H, W) and weight (O, C, kh, kw)", x=x.shape, weight=weight.shape
         )
-    module = array_module(x)
-    (batch, channels, height, width), outputs = x.shape, weight.shape[0]
-    kernel, steps, holes = weight.shape[2:], pair(stride), pair(dilation)
-    top, left = pair(padding)
+    outputs, channels, *kernel = weight.shape
+    steps, border, holes = pair(stride), pair(padding), pair(dilation)
     oh, ow = (
         (size + 2 * pad - hole * (k - 1) - 1) // step + 1
-        for size, pad, hole, k, step in zip(
-            (height, width), (top, left), holes, kernel, steps, strict=True
-        )
+        for size, pad, hole, k, step in zip(x.shape[2:], border, holes, kernel, steps, strict=True)
     )
     if oh < 1 or ow < 1:
         raise shape_error(
             "conv2d", "a padded image no smaller than the kernel", x=x.shape, weight=weight.shape
         )
-    geometry = Geometry(channels, kernel, steps, holes, (oh, ow))
-    matrix = weight.reshape(outputs, -1)
-    if bias is not None:
+    geometry = Geometry(
+        channels, x.shape[2:], (kernel[0], kernel[1]), steps, border, holes, (oh, ow)
+    )
+    module, depth, biased = array_module(x), geometry.depth, bias is not None
+    matrix = weight.transpose(0, 2, 1, 3).reshape(outputs, depth)
+    if biased:
         matrix = np.concatenate((matrix, bias[:, None]), axis=1)
-    padded = (channels, height + 2 * top, width + 2 * left)
-    within = (slice(None), slice(top, top + height), slice(left, left + width))
-    whole = batch >= SMALL_BATCH
-
-    def pad(images: Any) -> Any:
-        """Return (C, H, W, n) of images (n, C, H, W), with a border of zeros, contiguous."""
-        inner = images.transpose(1, 2, 3, 0)
-        if not (top or left):
-            return module.ascontiguousarray(inner)
-        image = module.zeros((*padded, images.shape[0]), dtype=x.dtype)
-        image[within] = inner
-        return image
-
-    def apart(array: Any) -> list[Any]:
-        """Return the arrays (n, ...) to take in one go: the whole batch, or each image."""
-        return [array] if whole else [array[i : i + 1] for i in range(batch)]
-
-    images = [pad(part) for part in apart(x)]
-    out = module.empty((outputs, oh, ow, batch) if whole else (batch, outputs, oh, ow), x.dtype)
-    value = out.transpose(3, 0, 1, 2) if whole else out
-    for image, part in zip(images, apart(value), strict=True):
-        _forward(geometry, image, matrix, part.transpose(1, 2, 3, 0))
+    padded = geometry.pad(x.transpose(INNER))
+    out = module.empty((oh, outputs, ow, x.shape[0]), dtype=x.dtype)
+    for rows, columns, block in geometry.columns(padded, biased):
+        np.matmul(matrix, block, out=matrices(out, rows, columns))
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        parts = [module.ascontiguousarray(p.transpose(1, 2, 3, 0)) for p in apart(g)]
-
-        def by_x() -> Any:
-            flat = matrix[:, : geometry.depth]
-            grads = []
-            for part in parts:
-                image = module.zeros((*padded, part.shape[3]), dtype=g.dtype)
-                _by_image(geometry, flat, part, image)
-                grads.append(image[within].transpose(3, 0, 1, 2))
-            return grads[0] if len(grads) == 1 else np.concatenate(grads)
-
+        inner = module.ascontiguousarray(g.transpose(INNER))
         by_bias = None
 
         def by_weight() -> Any:
             nonlocal by_bias
-            total = module.zeros(matrix.shape, dtype=g.dtype)
-            for image, part in zip(images, parts, strict=True):
-                _by_matrix(geometry, image, part, total)
-            if bias is not None:
-                by_bias = total[:, -1]
-            return total[:, : geometry.depth].reshape(weight.shape)
+            total = module.zeros((depth + biased, outputs), dtype=g.dtype)
+            for rows, columns, block in geometry.columns(padded, biased):
+                parts = np.matmul(block, matrices(inner, rows, columns).swapaxes(1, 2))
+                total += parts[0] if len(parts) == 1 else parts.sum(axis=0)
+            by_bias = total[depth] if biased else None
+            kh, kw = geometry.kernel
+            return total[:depth].reshape(kh, channels, kw, outputs).transpose(3, 1, 0, 2)
 
-        def by_bias_alone() -> Any:
-            return by_bias if by_bias is not None else g.sum(axis=(0, 2, 3))
+        return (
+            lambda: _by_image(geometry, weight, inner).transpose(OUTER),
+            by_weight,
+            lambda: inner.sum(axis=(0, 2, 3)) if by_bias is None else by_bias,
+        )
 
-        return by_x, by_weight, by_bias_alone if bias is not None else None
-
-    return value, pullback
+    return out.transpose(OUTER), pullback

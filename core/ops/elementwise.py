@@ -148,20 +148,17 @@ def clamp(x: Any, *, low: float | None = None, high: float | None = None) -> Rul
 )
 def where(condition: Any, x: Any, y: Any) -> Ruled:
     """Take `x` where `condition` holds, else `y`."""
-    if getattr(x, "dtype", None) != getattr(y, "dtype", None):
-        dtype = (
-            (x if hasattr(x, "dtype") else y).dtype
-            if hasattr(x, "dtype") != hasattr(y, "dtype")
-            else np.result_type(x, y)
-        )
-        value = np.where(condition, x, y).astype(dtype, copy=False)
-    else:
-        value = np.where(condition, x, y)
-    return value, lambda g: (None, lambda: g * condition, lambda: g * ~condition)
+    given = getattr(condition, "dtype", None) == np.dtype(bool)
+    chosen = condition if given else np.not_equal(condition, 0)
+    value = np.where(chosen, x, y)
+    typed = [a.dtype for a in (x, y) if hasattr(a, "dtype")]
+    if len(typed) == 1 and value.dtype != typed[0]:  # a Python scalar is weak
+        value = value.astype(typed[0])
+    return value, lambda g: (None, lambda: g * chosen, lambda: g * ~chosen)
 
 
-@primitive(sample=_one)
-def cast(x: Any, *, dtype: Any = np.float64) -> Ruled:
+@primitive(sample=lambda rng: ((rng.normal(size=(3, 4)),), {"dtype": np.dtype(np.float64)}))
+def cast(x: Any, *, dtype: Any) -> Ruled:
     """Convert to another dtype; the gradient comes back in the old one."""
     return x.astype(dtype, copy=False), lambda g: (g,)
 

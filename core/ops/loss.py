@@ -39,16 +39,18 @@ def _classes(rng: np.random.Generator) -> tuple[Any, ...]:
 
 @primitive(sample=_classes)
 def cross_entropy(input: Any, target: Any, *, reduction: str = "mean") -> Ruled:
-    """Return -log softmax of the target class: input (N, C, ...) logits, target (N, ...) integers."""
+    """Return -log softmax of the target class: input (N, C, ...), target (N, ...) of integers."""
     if input.ndim < 2 or target.shape != input.shape[:1] + input.shape[2:]:
         raise shape_error(
-            "cross_entropy", "input (N, C, ...) and target (N, ...)",
-            input=input.shape, target=target.shape,
+            "cross_entropy",
+            "input (N, C, ...) and target (N, ...)",
+            input=input.shape,
+            target=target.shape,
         )
     if target.dtype.kind not in "iu":
         raise UsageError(f"cross_entropy: target holds classes, integers; found {target.dtype}")
     classes = input.shape[1]
-    if target.size and not (0 <= int(target.min()) and int(target.max()) < classes):
+    if target.size and (int(target.min()) < 0 or int(target.max()) >= classes):
         raise UsageError(
             f"cross_entropy: classes 0 to {classes - 1} are expected, as input has {classes}; "
             f"target holds {int(target.min())} to {int(target.max())}"
@@ -89,9 +91,7 @@ def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Ruled:
 
 
 @primitive(sample=_floats, promote=True)
-def binary_cross_entropy_with_logits(
-    input: Any, target: Any, *, reduction: str = "mean"
-) -> Ruled:
+def binary_cross_entropy_with_logits(input: Any, target: Any, *, reduction: str = "mean") -> Ruled:
     """Return the cross-entropy of `sigmoid(input)` with targets between 0 and 1, stably."""
     _same("binary_cross_entropy_with_logits", input, target)
     each = np.maximum(input, 0) - input * target + np.log1p(np.exp(-np.abs(input)))
@@ -113,7 +113,7 @@ def binary_cross_entropy(input: Any, target: Any, *, reduction: str = "mean") ->
     Logarithms are kept above -100, as PyTorch does, so that a certain mistake costs 100.
     """
     _same("binary_cross_entropy", input, target)
-    if input.size and not (0 <= input.min() and input.max() <= 1):
+    if input.size and (input.min() < 0 or input.max() > 1):
         raise UsageError("binary_cross_entropy: input holds probabilities, 0 to 1; apply sigmoid")
     with np.errstate(divide="ignore"):
         yes, no = np.maximum(np.log(input), -100), np.maximum(np.log1p(-input), -100)

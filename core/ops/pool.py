@@ -26,8 +26,7 @@ class Windows:
             )
         self.padded = tuple(n + 2 * p for n, p in zip(x.shape[2:], self.padding, strict=True))
         self.output = tuple(
-            (n - k) // s + 1
-            for n, k, s in zip(self.padded, self.kernel, self.stride, strict=True)
+            (n - k) // s + 1 for n, k, s in zip(self.padded, self.kernel, self.stride, strict=True)
         )
         if min(self.output) < 1:
             raise shape_error(
@@ -53,13 +52,15 @@ class Windows:
             return x
         wide = self.blank(x, x.dtype)
         wide.fill(value)
-        wide[self.inside(x)] = x
+        self.inside(wide)[...] = x
         return wide
 
-    def inside(self, x: Any) -> tuple[Any, ...]:
-        """Return the index of `x` within its border."""
-        (top, left), (height, width) = self.padding, x.shape[2:]
-        return (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
+    def inside(self, wide: Any) -> Any:
+        """View what lies within the border of the padded array `wide`."""
+        if self.padding == (0, 0):
+            return wide
+        top, left = self.padding
+        return wide[:, :, top : self.padded[0] - top, left : self.padded[1] - left]
 
     def blank(self, x: Any, dtype: Any) -> Any:
         """Return a padded array in `x`'s order of memory: zeros, or unset where all is written."""
@@ -67,17 +68,14 @@ class Windows:
         make = module.empty_like if self.cover else module.zeros_like
         return make(x, dtype=dtype, shape=(*x.shape[:2], *self.padded))
 
-    def spread(self, x: Any, parts: Iterator[Any]) -> Any:
-        """Put one gradient per offset back to where the elements came from."""
-        whole = None
-        for at, part in zip(self.offsets(), parts, strict=True):
-            if whole is None:
-                whole = self.blank(x, part.dtype)
-            if self.tile:
-                whole[at] = part
-            else:
-                whole[at] += part
-        return whole if self.padding == (0, 0) or whole is None else whole[self.inside(x)]
+
+def laid_out(g: Any, like: Any) -> Any:
+    """Return `g` in the order of memory of `like`, which loops over both need to be quick."""
+    if g.strides == like.strides:
+        return g
+    ordered = array_module(like).empty_like(like)
+    ordered[...] = g
+    return ordered
 
 
 def _sample(rng: np.random.Generator) -> tuple[Any, ...]:
@@ -98,21 +96,28 @@ def max_pool2d(
         for at in others[1:]:
             np.maximum(y, padded[at], out=y)
     else:
-        y = padded[first].copy()
+        y = padded[first].copy(order="K")
 
-    def parts(g: Any) -> Iterator[Any]:
-        taken = None
-        for at in (first, *others[:-1]):
-            chosen = np.equal(padded[at], y)
+    def pullback(g: Any) -> tuple[Any, ...]:
+        g = laid_out(g, y)
+        chosen, taken = np.equal(padded[first], y), None
+        whole = windows.blank(x, g.dtype)
+        for at in (first, *others):
             if taken is None:
-                taken = chosen.copy()
+                taken = chosen.copy(order="K") if others else chosen
+            elif at is others[-1]:
+                chosen = np.logical_not(taken, out=taken)
             else:
+                np.equal(padded[at], y, out=chosen)
                 np.greater(chosen, taken, out=chosen)  # chosen and not taken
                 np.logical_or(taken, chosen, out=taken)
-            yield g * chosen
-        yield g if taken is None else g * ~taken
+            if windows.tile:
+                np.multiply(g, chosen, out=whole[at])
+            else:
+                whole[at] += g * chosen
+        return (windows.inside(whole),)
 
-    return y, lambda g: (windows.spread(x, parts(g)),)
+    return y, pullback
 
 
 @primitive(sample=_sample)
@@ -123,13 +128,19 @@ def avg_pool2d(
     windows = Windows("avg_pool2d", x, kernel_size, stride, padding)
     padded = windows.pad(x, 0.0)
     places = list(windows.offsets())
-    y = padded[places[0]].copy()
+    y = padded[places[0]].copy(order="K")
     for at in places[1:]:
         y += padded[at]
     y *= 1 / len(places)
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        share = g * (1 / len(places))
-        return (windows.spread(x, (share for _ in places)),)
+        share = laid_out(g, y) * (1 / len(places))
+        whole = windows.blank(x, g.dtype)
+        for at in places:
+            if windows.tile:
+                whole[at] = share
+            else:
+                whole[at] += share
+        return (windows.inside(whole),)
 
     return y, pullback

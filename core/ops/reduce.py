@@ -26,7 +26,7 @@ def unfold(g: Any, shape: tuple[int, ...], dim: Axes, keepdim: bool) -> Any:
 @primitive(sample=_axis)
 def sum(x: Any, *, dim: Axes = None, keepdim: bool = False) -> Ruled:
     """Add up over `dim` (all axes if None)."""
-    y = np.add.reduce(x, axis=dim, keepdims=keepdim)
+    y = x.sum(axis=dim, keepdims=keepdim)
     return y, lambda g: (np.broadcast_to(unfold(g, x.shape, dim, keepdim), x.shape),)
 
 
@@ -42,8 +42,9 @@ def mean(x: Any, *, dim: Axes = None, keepdim: bool = False) -> Ruled:
 def var(x: Any, *, dim: Axes = None, keepdim: bool = False, correction: int = 1) -> Ruled:
     """Return the variance over `dim`; `correction` is 1 for a sample, 0 for a population."""
     apart = x - np.mean(x, axis=dim, keepdims=True)
-    total = np.add.reduce(apart * apart, axis=dim, keepdims=keepdim)
-    scale = 1 / max(x.size / max(np.size(total), 1) - correction, 0) if x.size else float("nan")
+    total = (apart * apart).sum(axis=dim, keepdims=keepdim)
+    left = x.size / max(np.size(total), 1) - correction
+    scale = 1 / left if left > 0 else float("nan")
     return total * scale, lambda g: (unfold(g * (2 * scale), x.shape, dim, keepdim) * apart,)
 
 

@@ -70,7 +70,11 @@ def gather(x: Any, indices: Any, *, dim: int) -> Ruled:
         module.add.at(whole, tuple(module.asarray(i) for i in at), g)
         return whole, None
 
-    if any(i != n for a, (i, n) in enumerate(zip(indices.shape, x.shape, strict=True)) if a != dim % x.ndim):
+    if any(
+        i != n
+        for a, (i, n) in enumerate(zip(indices.shape, x.shape, strict=True))
+        if a != dim % x.ndim
+    ):
         raise ValueError(f"indices must have the sizes of x but on axis {dim}")
     return np.take_along_axis(x, indices, axis=dim), pullback
 

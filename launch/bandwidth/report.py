@@ -39,8 +39,8 @@ def table(results: Sequence[Result], library: str, *, checked: bool) -> str:
         )
     if library == "holdfast-shm":
         lines.append(
-            "# Out of place, the result is one memory that all ranks see: nothing is copied to each, "
-            "and none of them has read it."
+            "# Out of place, the result is one memory that all ranks see: not copied to each, "
+            "nor has any read it."
         )
     wrong = sum(result.wrong for result in own)
     if checked:

@@ -38,7 +38,7 @@ def all_reduce(
     warmup: Annotated[
         int | None,
         typer.Option(
-            "-w", "--warmup", help="untimed, before each round  [default: iters / 10, at least 2]"
+            "-w", "--warmup", help="untimed, before each round (default: iters / 10, at least 2)"
         ),
     ] = None,
     check: Annotated[

@@ -24,7 +24,7 @@ from holdfast.launch.spec import (
 def launch(
     script: Annotated[Path, typer.Argument(help="the Python file to run", metavar="SCRIPT")],
     args: Annotated[
-        list[str] | None, typer.Argument(help="its own arguments", metavar="[ARGS]...")
+        list[str] | None, typer.Argument(help="its own arguments", metavar="ARGS")
     ] = None,
     nproc_per_node: Annotated[int, typer.Option(help="workers on each node")] = 1,
     nnodes: Annotated[int, typer.Option(help="nodes")] = 1,
@@ -85,9 +85,11 @@ def launch(
     if spec.dry_run:
         print(describe_plan(spec, os.environ, cores=len(os.sched_getaffinity(0))))
         return
+    # What Ray puts into our environment, from its import on, is none of the workers' business.
+    environment = dict(os.environ)
     from holdfast.launch.ray_launcher import launch as run
 
-    status = run(spec)
+    status = run(spec, environment)
     if status:
         sys.exit(status)
 
