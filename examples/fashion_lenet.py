@@ -41,7 +41,7 @@ def accuracy(job: hf.Job, model: nn.Module, dataset: hf.datasets.ArrayDataset) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=256, help="of the global batch")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--checkpoint-every", type=int, default=100, help="in steps")
