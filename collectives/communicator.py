@@ -67,6 +67,8 @@ class Communicator(Protocol):
     rank: int
     world_size: int
     transport: str
+    bucket_bytes: int
+    """In parts of about this size gradients are best summed while backward goes on."""
 
     def allocate(self, count: int, dtype: DTypeLike, *, common: bool = False) -> Array:
         """Return a zeroed one-dimensional array of `count` elements that peers can read in place.

@@ -15,6 +15,7 @@ class LocalCommunicator:
     rank = 0
     world_size = 1
     transport = "self"
+    bucket_bytes = 8 << 20
 
     def __init__(self) -> None:
         self._queue = WorkQueue("holdfast-self")

@@ -32,6 +32,8 @@ class ScheduledCommunicator:
     Owns the transport. See `Communicator` for what each method promises.
     """
 
+    bucket_bytes = 1 << 20  # the wire works while the processor computes: begin early
+
     def __init__(self, transport: Transport, name: str, *, segment: int) -> None:
         """`segment` is the size in bytes in which chunks travel."""
         self.rank = transport.rank

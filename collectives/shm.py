@@ -8,7 +8,7 @@ Rules:
 - Contributions are added in the ring's order, so the bits are those of every other transport.
 - Ranks meet by counters: each has one that it alone writes, and waits for the others' to reach its
   own. What was written before a rank came to a meeting is seen by all after it (`memory.fence`).
-- A waiting rank spins only while there are processors enough, and briefly; then it sleeps (futex).
+- A waiting rank spins briefly, offering its processor to others, then sleeps (futex).
 - A call begins with a meeting at which each rank shows what it calls, so that ranks that call
   different things are told, and not given a wrong sum.
 """
@@ -48,6 +48,8 @@ SPINS = 5000
 """Looks at a peer's counter before sleeping: about 200 microseconds."""
 YIELD = 256
 """Looks between two offers of the processor to others."""
+CROWDED_SPINS, CROWDED_YIELD = 1000, 10
+"""The same where there are more ranks than processors: the peer may be waiting for this one."""
 PLANS = 256
 """Pairs of allocated arrays whose views are kept ready."""
 NAP = 0.002
@@ -101,6 +103,7 @@ class SharedMemoryCommunicator:
     """The collectives of `Communicator` for ranks of one host."""
 
     transport = "shm"
+    bucket_bytes = 8 << 20  # it takes the processor from backward: begin seldom
 
     def __init__(self, config: GroupConfig, table: Rendezvous) -> None:
         self.rank = config.rank
@@ -108,7 +111,8 @@ class SharedMemoryCommunicator:
         self._timeout = config.timeout
         self._others = [r for r in range(self.world_size) if r != self.rank]
         crowded = self.world_size > len(os.sched_getaffinity(0))
-        self._spins = 0 if crowded else SPINS
+        self._spins = CROWDED_SPINS if crowded else SPINS
+        self._yield = CROWDED_YIELD if crowded else YIELD
         self._spinning = False
         self._segments: list[list[Segment]] = []  # by number, then by rank
         self._queue = WorkQueue(f"holdfast-shm-{self.rank}")
@@ -433,8 +437,8 @@ class SharedMemoryCommunicator:
             for spin in range(self._spins):
                 if words[at] >= meeting:
                     return
-                if spin % YIELD == YIELD - 1:
-                    os.sched_yield()  # the peer may be waiting for this very processor
+                if spin % self._yield == 0:
+                    os.sched_yield()
         sleeping = (self.rank * _RANK_LINES + 1) * _WORDS
         began = looked = time.monotonic()
         words[sleeping] = 1

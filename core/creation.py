@@ -56,7 +56,7 @@ def _array(data: Any, dtype: npt.DTypeLike | None, device: str | None, copy: boo
     module = array_module(held) if device is None else backend(device)
     if module is np:
         held = held if isinstance(held, np.ndarray | np.generic) else held.get()
-    made: Array = module.array(held, dtype=dtype, copy=True if copy else None)
+    made: Array = module.array(held, dtype=dtype) if copy else module.asarray(held, dtype=dtype)
     return made
 
 

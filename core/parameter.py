@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from holdfast.core.backend import Array
 from holdfast.core.backward import Leaf
 from holdfast.core.tensor import Tensor
@@ -45,11 +43,17 @@ class Parameter(Tensor):
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
 
-    def converted(self, dtype: np.dtype[Any]) -> "Parameter":
-        """Return this parameter in another dtype. Refused once an arena holds it."""
+    def to(self, target: Any) -> "Parameter":
+        """Return this parameter in another dtype or on another device: itself if it is there.
+
+        Raises UsageError if it would have to leave an arena.
+        """
+        moved = self.detach().to(target)
+        if moved.array is self.array:
+            return self
         if self.arena is not None:
             raise UsageError(
-                f"a parameter in an arena cannot become {dtype}: convert the model before the "
-                "optimizer is made"
+                f"a parameter in an arena cannot be moved to {target!r}: move or convert the "
+                "model before the optimizer is made"
             )
-        return Parameter(self.array.astype(dtype), self.requires_grad)
+        return Parameter(moved, self.requires_grad)

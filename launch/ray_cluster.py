@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ REPLACEMENT_DEADLINE = 180.0
 
 _POLL = 0.25
 _NOTICE_AFTER = 2.0
+_KNOCK_DEADLINE = 10.0
 _NODE_ID = "ray.io/node-id"
 
 
@@ -152,6 +154,7 @@ class Cluster:
             else:
                 stack.callback(ray.shutdown)
                 try:
+                    _knock(spec.address)
                     ray.init(address=spec.address, **common)
                 except Exception as error:
                     raise LaunchError(
@@ -249,6 +252,13 @@ class Cluster:
             if waited >= _NOTICE_AFTER and not told:
                 told = True
                 self._notice(f"waiting up to {deadline:.0f} s for nodes: {missing or 'all in use'}")
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at HOST:PORT, which Ray would take minutes to find out."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_DEADLINE).close()
 
 
 def _first_line(error: BaseException) -> str:

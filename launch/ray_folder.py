@@ -1,13 +1,17 @@
 """The folder that a local Ray keeps its sockets and logs in: one per launch, gone with it.
 
 Ray's own default is one folder for all that runs on a machine, where two that start at the same
-moment race for the same sockets. A launcher that is killed leaves its folder; the next one sweeps
-it: a lock, which the kernel releases with the process, tells which are still in use.
+moment race for the same sockets. `ray_guard.py` watches over each folder and its processes. Where
+it was killed too, the next launch sweeps the folder: a lock, which the kernel releases with the
+launcher, tells which are still in use.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -16,26 +20,40 @@ from typing import Self
 PREFIX = "holdfast-ray-"
 
 _LOCK = "lock"
+_GUARD = str(Path(__file__).with_name("ray_guard.py"))
+_GUARD_DEADLINE = 10.0
 _LONGEST = 24
 """Characters that leave room in a Unix socket's path (107) for what Ray puts below."""
 
 
 class RayFolder:
-    """A fresh folder from `__enter__` to `__exit__`, and the end of abandoned ones."""
+    """A fresh folder from `__enter__` to `__exit__`, and then the end of what still uses it."""
 
     def __init__(self, parent: Path | None = None) -> None:
         given = Path(tempfile.gettempdir())
         self._parent = parent or (given if len(str(given)) <= _LONGEST else Path("/tmp"))
-        self._lock: int | None = None
+        self._stack = contextlib.ExitStack()
         self.path = Path()
 
     def __enter__(self) -> Self:
         self._sweep()
-        # Locked before it gets its name, so that nobody sweeps it in between.
-        fresh = Path(tempfile.mkdtemp(prefix=".holdfast-", dir=self._parent))
-        self._lock = os.open(fresh / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.path = fresh.rename(self._parent / f"{PREFIX}{fresh.name.removeprefix('.holdfast-')}")
+        with contextlib.ExitStack() as stack:
+            # Locked before it gets its name, so that nobody sweeps it in between.
+            fresh = Path(tempfile.mkdtemp(prefix=".holdfast-", dir=self._parent))
+            lock = os.open(fresh / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            name = f"{PREFIX}{fresh.name.removeprefix('.holdfast-')}"
+            self.path = fresh.rename(self._parent / name)
+            guard = subprocess.Popen(
+                [sys.executable, "-S", "-E", _GUARD, str(self.path), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            stack.callback(_dismiss, guard)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -44,16 +62,21 @@ class RayFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Ray's processes are ending: what one of them still writes is swept by the next launch.
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._stack.close()
 
     def _sweep(self) -> None:
         for folder in self._parent.glob(f"{PREFIX}*"):
             if _is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _dismiss(guard: "subprocess.Popen[bytes]") -> None:
+    """Have the guard do its work, and wait until it is done."""
+    if guard.stdin is not None:
+        guard.stdin.close()
+    # Nobody needs to wait longer for what the kernel cannot end: the guard stays with it.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        guard.wait(_GUARD_DEADLINE)
 
 
 def _is_abandoned(folder: Path) -> bool:

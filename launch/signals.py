@@ -28,8 +28,8 @@ class Signals:
     """Handles SIGINT and SIGTERM while it is entered; only in the main thread.
 
     The first signal raises Interrupted: where it comes, or, once `deferred`, at the next `check`.
-    The second ends the process on the spot. What it has started ends with it: the kernel ends the
-    local Ray with its parent, the agents end with Ray, and the workers with their agents.
+    The second ends the process on the spot. What it has started ends with it, as when it is killed:
+    a local Ray by its guard, the agents with Ray or with the driver's job, workers with their agent.
     """
 
     def __init__(self) -> None:

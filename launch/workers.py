@@ -77,8 +77,13 @@ class _Sweeper:
     """The agent's side of `sweeper.py`. Raises OSError if it cannot be started."""
 
     def __init__(self) -> None:
+        # With no file of Ray's open, so that Ray's own end isn't this process's.
         process = subprocess.Popen(
-            [sys.executable, "-S", "-E", _SWEEPER], stdin=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-S", "-E", _SWEEPER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._pipe = _detached(process.stdin)
         process.wait()  # it lives on as nobody's child

@@ -14,10 +14,6 @@ from holdfast.collectives import Communicator, Work
 from holdfast.core.arena import Arena, Bucket
 from holdfast.core.tensor import Tensor
 
-BUCKET_BYTES = 1 << 20
-"""Gradients are summed in parts of about this size."""
-
-
 class GradientSum:
     """Sums the gradients of `arena` over the ranks of `communicator`; one step at a time.
 
@@ -26,8 +22,9 @@ class GradientSum:
     """
 
     def __init__(
-        self, arena: Arena, communicator: Communicator, *, bucket_bytes: int = BUCKET_BYTES
+        self, arena: Arena, communicator: Communicator, *, bucket_bytes: int | None = None
     ) -> None:
+        """`bucket_bytes` None leaves the size of a bucket to the communicator."""
         self._arena = arena
         self._communicator = communicator
         self._alone = communicator.world_size == 1
@@ -43,7 +40,7 @@ class GradientSum:
         shown = self._sums.view()
         shown.flags.writeable = False  # it may be every rank's: nobody changes it alone
         arena.rehome(gradients=self._gradients, sums=shown)
-        self._buckets = arena.buckets(bucket_bytes)
+        self._buckets = arena.buckets(bucket_bytes or communicator.bucket_bytes)
         self._gradient_slices = [self._gradients[bucket.slice] for bucket in self._buckets]
         self._sum_slices = [self._sums[bucket.slice] for bucket in self._buckets]
         self._home = {

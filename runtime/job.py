@@ -29,7 +29,7 @@ from holdfast.core.nn import Module
 from holdfast.core.optim import Optimizer
 from holdfast.errors import DeadlineExceeded, PeerLost, UsageError
 from holdfast.runtime import state
-from holdfast.runtime.data_parallel import BUCKET_BYTES, GradientSum
+from holdfast.runtime.data_parallel import GradientSum
 from holdfast.runtime.datasets import ArrayDataset
 from holdfast.runtime.order import DataOrder
 from holdfast.runtime.recorder import Events, Recorder
@@ -123,7 +123,7 @@ class Job:
         *,
         checkpoint_every: int = 100,
         keep: int = 3,
-        bucket_bytes: int = BUCKET_BYTES,
+        bucket_bytes: int | None = None,
     ) -> None:
         """Make `model` and `optimizer` the job's; go on from a checkpoint if there is one.
 

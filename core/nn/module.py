@@ -4,9 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
-import numpy as np
-
-from holdfast.core.backend import Array, to_host
+from holdfast.core.backend import Array, to_device
 from holdfast.core.parameter import Parameter
 from holdfast.core.tensor import Tensor
 from holdfast.core.variable import raw
@@ -185,8 +183,7 @@ class Module:
             )
         for name, held in own.items():
             if name in state:
-                given = raw(state[name])
-                held.array[...] = to_host(given) if held.device == "cpu" else given
+                held.array[...] = to_device(raw(state[name]), held.device)
         return missing, unexpected
 
     # -- modes --------------------------------------------------------------------------------
@@ -219,16 +216,21 @@ class Module:
         function(self)
         return self
 
-    def to(self, dtype: Any) -> Self:
-        """Convert parameters and floating buffers to a dtype, before an arena holds them."""
-        wanted = np.dtype(dtype)
+    def to(self, target: Any) -> Self:
+        """Convert parameters and floating buffers to a dtype, or move all to "cpu" or "cuda".
+
+        To be called before the optimizer is made, whose arena fixes both. Returns the module.
+        """
+        moved: dict[int, Parameter] = {}  # a shared parameter stays shared
         for module in self.modules():
             for name, parameter in module._parameters.items():
-                if parameter is not None and parameter.dtype != wanted:
-                    module._parameters[name] = parameter.converted(wanted)
+                if parameter is not None:
+                    if id(parameter) not in moved:
+                        moved[id(parameter)] = parameter.to(target)
+                    module._parameters[name] = moved[id(parameter)]
             for name, tensor in module._buffers.items():
-                if tensor is not None and tensor.dtype.kind == "f":
-                    module._buffers[name] = tensor.detach().to(wanted)
+                if tensor is not None and (target in ("cpu", "cuda") or tensor.dtype.kind == "f"):
+                    module._buffers[name] = tensor.detach().to(target)
         return self
 
     # -- what it looks like -------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Primitives that act on each element: arithmetic, powers, exponentials, selection."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -67,19 +68,18 @@ def power(x: Any, y: Any) -> Ruled:
     """Raise `x` to the power `y`, with broadcasting."""
     value = x**y
 
-    def pullback(g: Any) -> tuple[Any, ...]:
-        def by_base() -> Any:
-            if isinstance(y, (int, float)) and y == 2:
-                return g * (2 * x)
-            # 0 ** -1 must not turn the zero gradient of a zero exponent into NaN.
-            return g * y * x ** np.where(np.equal(y, 0), 1, y - 1).astype(value.dtype)
+    def by_base(g: Any) -> Any:
+        if isinstance(y, (int, float)):
+            return g * (2 * x) if y == 2 else g * (y * x ** (y - 1)) if y else g * 0
+        # Where the exponent is 0 the slope is 0, also at the base 0, whose power -1 is infinite.
+        return g * y * x ** np.where(np.equal(y, 0), y, y - 1)
 
-        def by_exponent() -> Any:
-            return g * value * np.log(np.where(np.equal(x, 0), 1, x)).astype(value.dtype)
+    def by_exponent(g: Any) -> Any:
+        if isinstance(x, (int, float)):
+            return g * value * (math.log(x) if x > 0 else 0.0 if x == 0 else math.nan)
+        return g * value * np.log(np.where(np.equal(x, 0), np.ones_like(x), x))
 
-        return by_base, by_exponent
-
-    return value, pullback
+    return value, lambda g: (lambda: by_base(g), lambda: by_exponent(g))
 
 
 @primitive(sample=_one)
@@ -137,9 +137,9 @@ def _chosen(wins: Any, x: Any, y: Any) -> Pullback:
 @primitive(sample=lambda rng: ((rng.normal(size=(3, 4)),), {"low": -0.5, "high": 0.7}))
 def clamp(x: Any, *, low: float | None = None, high: float | None = None) -> Ruled:
     """Limit to `low` and `high`, either of which may be None."""
-    inside = np.ones(x.shape, dtype=bool) if low is None else x >= low
+    inside = np.equal(x, x) if low is None else np.greater_equal(x, low)
     if high is not None:
-        inside &= x <= high
+        inside &= np.less_equal(x, high)
     return np.clip(x, low, high), lambda g: (g * inside,)
 
 

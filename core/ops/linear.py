@@ -64,7 +64,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Ruled:
         return (
             lambda: np.matmul(flat, weight).reshape(x.shape),
             Into(lambda out: np.matmul(flat.T, rows, out=out)),
-            Into(lambda out: np.add.reduce(flat, axis=0, out=out)),
+            Into(lambda out: flat.sum(axis=0, out=out)),
         )
 
     return (y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[0])), pullback

@@ -9,6 +9,7 @@ HoldfastError
 │   ├── CheckpointCorrupt   its bytes are not those that were written
 │   └── CheckpointMismatch  it is whole, but of another model or optimizer
 ├── GradientError           backward was asked for what the graph cannot give
+├── ShapeError              arrays do not fit together; also a ValueError (holdfast.core.errors)
 ├── CommunicationError      the ranks cannot go on together; carries rank, peer and operation
 │   ├── RendezvousError     the ranks did not find each other: a port in use, a rank that never came
 │   ├── AuthenticationError a peer does not hold this job's token

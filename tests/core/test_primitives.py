@@ -1,0 +1,151 @@
+"""The registry and its driver: every primitive's gradient, broadcasting, promotion, errors."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from holdfast import core
+from holdfast.core.backward import Into, Node, fit
+from holdfast.core.errors import ShapeError
+from holdfast.core.gradcheck import check_gradients
+from holdfast.core.ops import elementwise
+from holdfast.core.primitive import _operation, primitive, promoted, registry
+from holdfast.errors import GradientError, HoldfastError
+
+
+@pytest.mark.parametrize("name", sorted(registry()))
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_of_every_primitive(name, seed):
+    entry = registry()[name]
+    arguments, options = entry.example(seed)
+    check_gradients(entry.operation, arguments, options, seed=seed)
+
+
+@pytest.mark.parametrize("name", sorted(registry()))
+def test_every_primitive_keeps_float32(name):
+    entry = registry()[name]
+    arguments, options = entry.example(0)
+    halved = [
+        core.tensor(a.astype(np.float32), requires_grad=True)
+        if getattr(a, "dtype", np.dtype(int)).kind == "f"
+        else a
+        for a in arguments
+    ]
+    out = entry.operation(*halved, **options)
+    assert out.dtype == (options["dtype"] if name == "cast" else np.float32)
+    out.backward(np.ones(out.shape))
+    for leaf in halved:
+        if isinstance(leaf, core.Tensor):
+            assert leaf.grad.dtype == np.float32
+            assert leaf.grad.shape == leaf.shape
+
+
+@settings(deadline=None)
+@given(
+    st.data(),
+    hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=4),
+    st.sampled_from(["add", "sub", "mul", "div", "maximum", "minimum"]),
+)
+def test_broadcasting_sums_the_gradient_back(data, shapes, name):
+    a, b = shapes.input_shapes
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    x = rng.uniform(0.5, 2.0, a)
+    y = rng.uniform(2.5, 4.0, b)  # apart from x, so that a maximum is smooth
+    operation = registry()[name].operation
+    assert operation(core.tensor(x), core.tensor(y)).shape == shapes.result_shape
+    check_gradients(operation, (x, y))
+
+
+@settings(deadline=None)
+@given(hnp.mutually_broadcastable_shapes(num_shapes=1, base_shape=(3, 1, 4), max_dims=3))
+def test_fit_is_the_transpose_of_broadcasting(shapes):
+    (shape,) = shapes.input_shapes
+    x = np.random.default_rng(0).random(shape)
+    whole = np.broadcast_to(x, shapes.result_shape)
+    g = np.random.default_rng(1).random(shapes.result_shape)
+    part = fit(g, shape, np.dtype(np.float64))
+    assert part.shape == shape
+    assert np.isclose((part * x).sum(), (g * whole).sum())
+
+
+def test_a_taken_name_is_refused():
+    with pytest.raises(ValueError, match="'relu' exists already"):
+        primitive(sample=lambda rng: (rng.normal(size=2),), name="relu")(
+            lambda x: (x, lambda g: (g,))
+        )
+
+
+def test_a_wrong_gradient_is_found_and_named():
+    def crooked(x):
+        out = elementwise.exp(x)
+        if isinstance(out.node, Node):
+            out.node.pullback = lambda g: (g * 2 * out.array,)
+        return out
+
+    with pytest.raises(GradientError, match="crooked: the gradient by argument 0"):
+        check_gradients(crooked, (np.array([0.3, 0.4]),))
+
+
+def test_a_check_needs_something_to_check():
+    with pytest.raises(GradientError, match="no floating argument"):
+        check_gradients(elementwise.add, (np.array([1]), np.array([2])))
+
+
+def test_cotangents_nobody_needs_are_not_computed():
+    calls = []
+
+    def called(name, value):
+        calls.append(name)
+        return value
+
+    def lazy(x, y):
+        return x * y, lambda g: (lambda: called("x", g * y), lambda: called("y", g * x))
+
+    x, y = core.tensor([2.0]), core.tensor([3.0], requires_grad=True)
+    _operation("lazy", lazy, promote=False)(x, y).backward()
+    assert calls == ["y"]
+    assert y.grad.tolist() == [2.0]
+
+
+def test_shape_errors_name_primitive_arguments_and_shapes():
+    x, y = core.zeros(2, 3), core.zeros(4)
+    for fails in (lambda: x + y, lambda: core.where(x > 0, x, y)):
+        with pytest.raises(ShapeError, match=r"x of shape \(2, 3\).*y of shape \(4,\)"):
+            fails()
+    with pytest.raises(ShapeError, match=r"^add: "):
+        x + y
+    with pytest.raises(
+        ShapeError, match=r"^matmul: expected .* x of shape \(2, 3\), y of shape \(2, 3\)"
+    ):
+        x @ x
+    assert issubclass(ShapeError, HoldfastError)
+    assert issubclass(ShapeError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (np.zeros(2, np.float32), np.zeros(2, np.float64), np.float64),
+        (np.zeros(2, np.float32), np.zeros((), np.float64), np.float32),
+        (np.zeros(2, np.int64), np.zeros(2, np.float32), np.float32),
+        (np.zeros(2, np.int64), np.zeros((), np.float32), np.float32),
+        (np.zeros(2, np.int32), np.zeros(2, np.int64), np.int64),
+        (np.zeros(2, np.bool_), np.zeros(2, np.int64), np.int64),
+        (np.zeros(2, np.float16), np.zeros(2, np.int64), np.float16),
+        (np.zeros(2, np.float32), 2.5, np.float32),
+        (np.zeros(2, np.float64), 2, np.float64),
+        (np.zeros(2, np.int64), 2.5, np.float32),
+        (np.zeros(2, np.int64), 2, np.int64),
+    ],
+)
+def test_promotion_is_pytorchs(left, right, expected):
+    first, second = promoted([left, right])
+    assert (first + second).dtype == expected
+    first, second = promoted([right, left])
+    assert (first + second).dtype == expected
+
+
+def test_into_makes_an_array_where_there_is_no_place_for_it():
+    assert Into(lambda out: np.add(1, 2, out=out))() == 3
