@@ -46,6 +46,22 @@ def backend(device: str) -> Any:
     return load()
 
 
+def choose_device(asked: str) -> str:
+    """Return the device to compute on: `asked`, or for "auto" a GPU where one can be used.
+
+    Raises MissingDependency for "cuda" without CuPy, UsageError where there is no GPU for it.
+    """
+    if asked != "auto":
+        module = backend(asked)
+        if asked == "cuda" and not module.cuda.is_available():
+            raise UsageError("device 'cuda' was asked for, and no GPU is to be seen: --device cpu")
+        return asked
+    try:
+        return "cuda" if _cupy().cuda.is_available() else "cpu"
+    except MissingDependency:
+        return "cpu"
+
+
 def array_module(*arrays: Any) -> Any:
     """Return the module (numpy or cupy) that holds `arrays`; NumPy if none is an array of CuPy."""
     for array in arrays:

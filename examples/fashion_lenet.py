@@ -49,7 +49,7 @@ def main() -> None:
 
     job = hf.init()
     train, test = hf.datasets.fashion_mnist()
-    model = lenet()
+    model = lenet().to(job.device)
     optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
     total = args.epochs * -(-len(train) // args.batch_size)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)

@@ -30,7 +30,7 @@ def main() -> None:
 
     job = hf.init()
     train, test = (pair(part, tuple(args.classes)) for part in hf.datasets.fashion_mnist())
-    model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 1))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 1)).to(job.device)
     optimizer = optim.SGD(model.parameters(), lr=args.lr)
     job.prepare(model, optimizer)
 

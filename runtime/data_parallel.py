@@ -12,13 +12,16 @@ from collections.abc import Sequence
 
 from holdfast.collectives import Communicator, Work
 from holdfast.core.arena import Arena, Bucket
+from holdfast.core.backend import device_of, to_device, to_host
 from holdfast.core.tensor import Tensor
+
 
 class GradientSum:
     """Sums the gradients of `arena` over the ranks of `communicator`; one step at a time.
 
     `backward` begins the sums, `finish` waits for them. The arena's gradients and sums move into
-    memory that the communicator allocates: over shared memory the peers read them in place.
+    memory that the communicator allocates: over shared memory the peers read them in place. Those
+    of a GPU stay there and are summed through copies in that memory.
     """
 
     def __init__(
@@ -37,9 +40,11 @@ class GradientSum:
         size, dtype = arena.gradients.size, arena.dtype
         self._gradients = communicator.allocate(size, dtype)
         self._sums = communicator.allocate(size, dtype, common=True)
-        shown = self._sums.view()
-        shown.flags.writeable = False  # it may be every rank's: nobody changes it alone
-        arena.rehome(gradients=self._gradients, sums=shown)
+        self._on_host = device_of(arena.gradients) == "cpu"
+        if self._on_host:
+            shown = self._sums.view()
+            shown.flags.writeable = False  # it may be every rank's: nobody changes it alone
+            arena.rehome(gradients=self._gradients, sums=shown)
         self._buckets = arena.buckets(bucket_bytes or communicator.bucket_bytes)
         self._gradient_slices = [self._gradients[bucket.slice] for bucket in self._buckets]
         self._sum_slices = [self._sums[bucket.slice] for bucket in self._buckets]
@@ -66,6 +71,8 @@ class GradientSum:
                 self._begin(last=self._begun == len(self._buckets) - 1)
             for work in self._works:
                 work.wait()
+            if not self._on_host:
+                self._arena.sums[...] = to_device(self._sums, device_of(self._arena.sums))
             self._reset()
         self._arena.publish()
 
@@ -78,6 +85,8 @@ class GradientSum:
 
     def _begin(self, *, last: bool) -> None:
         x, out = self._gradient_slices[self._begun], self._sum_slices[self._begun]
+        if not self._on_host:
+            x[...] = to_host(self._arena.gradients[self._buckets[self._begun].slice])
         self._begun += 1
         if last:
             self._communicator.all_reduce(x, out=out)

@@ -24,6 +24,7 @@ import numpy as np
 from holdfast.collectives import GroupConfig, connect
 from holdfast.core import Tensor
 from holdfast.core import random as core_random
+from holdfast.core.backend import choose_device
 from holdfast.core.creation import tensor
 from holdfast.core.nn import Module
 from holdfast.core.optim import Optimizer
@@ -72,6 +73,8 @@ class Job:
         self.rank = spec.rank
         self.world_size = spec.world_size
         self.local_rank = spec.local_rank
+        self.device = choose_device(spec.device)
+        """Where this worker computes, `cpu` or `cuda`: make the model there (`model.to`)."""
         self.seed = spec.seed or 0
         self.run_dir = spec.run_dir
         self.steps = 0
@@ -166,7 +169,7 @@ class Job:
             core_random.manual_seed(state.step_seed(self.seed, now, self.rank))
             inputs, targets = dataset[shard.indices]
             began = time.monotonic()
-            yield tensor(inputs), tensor(targets)
+            yield self._tensor(inputs), self._tensor(targets)
             if self.steps != now + 1:
                 raise UsageError(
                     f"the loop's body ended at step {now} without job.step(): call job.backward "
@@ -209,7 +212,7 @@ class Job:
         end = count * (self.rank + 1) // self.world_size
         for start in range(first, end, batch_size):
             inputs, targets = dataset[np.arange(start, min(start + batch_size, end))]
-            yield tensor(inputs), tensor(targets)
+            yield self._tensor(inputs), self._tensor(targets)
 
     def sum(self, value: float) -> float:
         """Return the sum of `value` over the ranks; every rank must call it."""
@@ -317,6 +320,9 @@ class Job:
             return 0
         epochs, rest = divmod(steps, order.steps_per_epoch)
         return epochs * order.samples + rest * order.batch_size
+
+    def _tensor(self, array: Any) -> Tensor:
+        return tensor(array, device=self.device)
 
     def _prepared(self) -> "state.Training":
         if self._training is None:
