@@ -84,6 +84,13 @@ class Attempt:
                 self._running.discard(rank)
                 self._fail(Failure(rank, place.node.host, None, reason=reason), now)
 
+    def abandon(self, reason: str, now: float) -> None:
+        """Take that none of the others was started, or that all that were are ended unseen."""
+        for rank in sorted(self._running):
+            host = self._places[rank].node.host
+            self._fail(Failure(rank, host, None, stopped=True, reason=reason), now)
+        self._running.clear()
+
     def stop_asked(self) -> None:
         """Take that the launcher tells all workers to end, for whatever reason."""
         self._stop_asked = True

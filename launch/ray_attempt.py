@@ -90,14 +90,14 @@ class RayAttempt:
         self._signals.deferred = True
         try:
             self._start(restart_count, resume, device)
+            self._relay()
         except NodeLost as lost:
+            # While they were being started. What runs already ends with the placement.
             self._lose(lost)
-            self.state.stop_asked()
+            self.state.abandon("the others were not all started", time.monotonic())
         except (HoldfastError, Interrupted):
-            # Some may run already: their agents end them, and Ray the agents.
             self._placement.remove()
             raise
-        self._relay()
         self._signals.deferred = False
 
     def _start(self, restart_count: int, resume: str, device: str) -> None:
@@ -169,7 +169,8 @@ class RayAttempt:
                 stopped_at = now
                 for agent in agents:
                     agent.stop.remote(GRACE)
-            for group in [group for group, at in due.items() if at <= now]:
+            running = {self._places[rank].group_rank for rank in self.state.running}
+            for group in [group for group in running & due.keys() if due[group] <= now]:
                 del due[group]
                 asked[agents[group].poll.remote(received[group], POLL)] = group
             ready, _ = ray.wait(list(asked), timeout=_TICK) if asked else ([], [])
@@ -189,7 +190,7 @@ class RayAttempt:
                     self._handle(event)
                 due[group] = 0.0
             if stopped_at is not None and now - stopped_at >= STOP_DEADLINE:
-                for group in {self._places[rank].group_rank for rank in self.state.running}:
+                for group in running:
                     self._lose(NodeLost(group, f"no answer for {STOP_DEADLINE:.0f} s"))
         if stopped_at is not None:
             self._signals.check()

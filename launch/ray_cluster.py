@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from holdfast.errors import LaunchError, UsageError
 from holdfast.launch.agent import Agent
 from holdfast.launch.ray_folder import RayFolder
+from holdfast.launch.signals import Interrupted
 from holdfast.launch.spec import LaunchSpec
 
 OBJECT_STORE = 80 * 2**20
@@ -128,7 +130,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         spec = self._spec
-        common = {
+        options: dict[str, Any] = {
             "log_to_driver": False,
             "logging_level": logging.ERROR,
             "ignore_reinit_error": False,
@@ -139,28 +141,30 @@ class Cluster:
             if spec.address is None:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
                 folder = stack.enter_context(RayFolder())
-                stack.callback(ray.shutdown)
-                try:
-                    ray.init(
-                        address="local",
-                        num_cpus=spec.nproc_per_node,
-                        include_dashboard=False,
-                        object_store_memory=OBJECT_STORE,
-                        _temp_dir=str(folder.path),
-                        **common,
-                    )
-                except Exception as error:
-                    raise LaunchError(f"a local Ray could not be started: {error}") from error
+                options |= {
+                    "address": "local",
+                    "num_cpus": spec.nproc_per_node,
+                    "include_dashboard": False,
+                    "object_store_memory": OBJECT_STORE,
+                    "_temp_dir": str(folder.path),
+                }
             else:
-                stack.callback(ray.shutdown)
-                try:
+                options["address"] = spec.address
+            try:
+                if spec.address is not None:
                     _knock(spec.address)
-                    ray.init(address=spec.address, **common)
-                except Exception as error:
-                    raise LaunchError(
-                        f"no Ray cluster can be reached at {spec.address} ({_first_line(error)}): "
-                        "start one with `ray start --head`, or leave --address out for this machine"
-                    ) from error
+                stack.callback(ray.shutdown)
+                ray.init(**options)
+            except Interrupted as interrupted:
+                # Taken down half-built, Ray crashes: its guard does that when we have ended.
+                self._stack = stack.pop_all()
+                interrupted.abrupt = True
+                raise
+            except SystemExit as ended:  # which is what Ray makes of SIGTERM meanwhile
+                self._stack = stack.pop_all()
+                raise Interrupted(signal.SIGTERM, abrupt=True) from ended
+            except Exception as error:
+                raise LaunchError(_cannot_connect(spec.address, error)) from error
             self._stack = stack.pop_all()
         return self
 
@@ -261,5 +265,11 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_DEADLINE).close()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _cannot_connect(address: str | None, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if address is None:
+        return f"a local Ray could not be started: {reason}"
+    return (
+        f"no Ray cluster can be reached at {address} ({reason}): start one with "
+        "`ray start --head`, or leave --address out for this machine alone"
+    )

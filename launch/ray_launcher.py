@@ -4,10 +4,13 @@ What a failure means stands in `failure.py`, how one attempt goes in `ray_attemp
 """
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 
-from holdfast.errors import HoldfastError, WorkerFailed
+from ray.exceptions import RayError
+
+from holdfast.errors import HoldfastError, LaunchError, UsageError, WorkerFailed
 from holdfast.launch.attempt import Attempt
 from holdfast.launch.console import Console
 from holdfast.launch.environment import resume_of_attempt
@@ -68,13 +71,20 @@ class Job:
         except Interrupted as interrupted:
             self._end("interrupted", interrupted.exit_status, str(interrupted))
             self._console.problem(f"interrupted by {interrupted}: {self._folder.path}")
+            if interrupted.abrupt:
+                self._console.close()
+                sys.stdout.flush()
+                os._exit(interrupted.exit_status)
             return interrupted.exit_status
         except WorkerFailed as failed:
             self._end("failed", failed.exit_status, str(failed))
             raise
         except HoldfastError as error:
-            self._end("failed", 1, str(error))
+            self._end("failed", 2 if isinstance(error, UsageError) else 1, str(error))
             raise
+        except RayError as error:
+            self._end("failed", 1, str(error))
+            raise LaunchError(f"Ray failed: {error}") from error
         seconds = time.monotonic() - self._began
         self._folder.events.write("finished", seconds=round(seconds, 3))
         self._console.notice(describe_result(self._folder.path, self._folder.result(), seconds))
@@ -86,6 +96,11 @@ class Job:
         try:
             device = cluster.device()
             while True:
+                if placement.machines[0].node_id != cluster.own_node_id:
+                    host = placement.machines[0].host
+                    self._console.notice(
+                        f"rank 0 is on {host}: it writes {self._folder.path} there"
+                    )
                 number = next_attempt(self._folder.path)
                 folder = self._folder.path / f"attempt_{number}"
                 with AttemptLogs(folder, self._spec.world_size) as logs:

@@ -12,11 +12,15 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """The first signal came; as KeyboardInterrupt, it is no Exception."""
+    """The first signal came; as KeyboardInterrupt, it is no Exception.
 
-    def __init__(self, signum: int) -> None:
+    If it is `abrupt`, this process is in no state to go on: it should say so and end.
+    """
+
+    def __init__(self, signum: int, *, abrupt: bool = False) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+        self.abrupt = abrupt
 
     @property
     def exit_status(self) -> int:
@@ -28,8 +32,8 @@ class Signals:
     """Handles SIGINT and SIGTERM while it is entered; only in the main thread.
 
     The first signal raises Interrupted: where it comes, or, once `deferred`, at the next `check`.
-    The second ends the process on the spot. What it has started ends with it, as when it is killed:
-    a local Ray by its guard, the agents with Ray or with the driver's job, workers with their agent.
+    The second ends the process on the spot. What it has started ends with it, as when it is
+    killed: a local Ray by its guard, agents with Ray's job, workers with their agent.
     """
 
     def __init__(self) -> None:

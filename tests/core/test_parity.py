@@ -9,8 +9,7 @@ from holdfast import core, nn, optim
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip(
     "torch",
-    reason="compares with PyTorch, which is not installed: "
-    ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu",
+    reason="compares with PyTorch, which is not installed: .venv/bin/pip install torch",
 )
 
 

@@ -63,3 +63,16 @@ def test_an_interrupt_stops_a_quiet_attempt():
     it = attempt()
     it.stop_asked()
     assert it.phase(0.0) is Phase.STOPPING
+
+
+def test_an_attempt_that_could_not_start_everywhere_is_over_and_names_the_lost_node():
+    it = attempt(ranks=4, nodes=2)
+    it.node_lost(1, "gone", 1.0)
+    it.abandon("not started", 1.0)
+    assert it.phase(1.0) is Phase.OVER
+    assert [(f.rank, f.stopped) for f in it.failures] == [
+        (2, False),
+        (3, False),
+        (0, True),
+        (1, True),
+    ]

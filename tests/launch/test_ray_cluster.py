@@ -1,6 +1,8 @@
 """What a job asks of its nodes, without starting any."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from holdfast.launch.ray_cluster import Machine, Share, share
 from holdfast.launch.spec import LaunchSpec
@@ -9,9 +11,8 @@ CPU_NODE = Machine("1", "a", "10.0.0.1", cpus=4, gpus=0)
 GPU_NODE = Machine("2", "b", "10.0.0.2", cpus=8, gpus=2)
 
 
-def spec(**changes) -> LaunchSpec:
-    given = {"script": Path("t.py"), "run_dir": Path("/r"), "run_id": "r", "address": "a:1"}
-    return LaunchSpec(**given | changes)
+def spec(**changes: Any) -> LaunchSpec:
+    return replace(LaunchSpec(Path("t.py"), Path("/r"), "r", address="a:1"), **changes)
 
 
 def test_cuda_needs_a_gpu_for_each_worker():

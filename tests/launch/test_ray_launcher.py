@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,11 +25,11 @@ def json_of(path: Path):
     return json.loads(path.read_text())
 
 
-def events_of(run_dir: Path) -> list[dict]:
+def events_of(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
 
 
-def named(events: list[dict], name: str) -> list[dict]:
+def named(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == name]
 
 
@@ -188,6 +189,16 @@ def test_a_second_signal_is_immediate(launches, until):
     process.communicate(timeout=60)
     assert process.returncode in (130, 143)
     assert not (launches.run_dir / "result.json").exists()
+    until(launches.nothing_left)
+
+
+def test_a_signal_while_ray_starts(launches, until):
+    process = launches.start(launches.script(WAIT_FOR_THE_END))
+    until(lambda: any(launches.temporary.glob("holdfast-ray-*/session_*")))
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert json_of(launches.run_dir / "result.json")["status"] == "interrupted"
     until(launches.nothing_left)
 
 

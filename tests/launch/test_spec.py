@@ -1,8 +1,10 @@
 """The job's spec: what it refuses, what it fills in, where the ranks go."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +20,8 @@ from holdfast.launch.spec import (
 )
 
 
-def spec(**changes) -> LaunchSpec:
-    return LaunchSpec(
-        **{"script": Path("train.py"), "run_dir": Path("/runs/one"), "run_id": "one"} | changes
-    )
+def spec(**changes: Any) -> LaunchSpec:
+    return replace(LaunchSpec(Path("train.py"), Path("/runs/one"), "one"), **changes)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from holdfast.launch.workers import Exited, Output, WorkerCommand, WorkerGroup
 
 pytestmark = pytest.mark.local
 
+Events = list[Output | Exited]
+
 FOREVER = "while True: time.sleep(100)"
 TELLS = "import os, signal, sys, time\nprint('ready', flush=True)\n"
 
@@ -26,9 +28,9 @@ def command(code: str, rank: int = 0, **environment: str) -> WorkerCommand:
     )
 
 
-def gather(group: WorkerGroup, until=lambda events: False) -> list[Output | Exited]:
+def gather(group: WorkerGroup, until=lambda events: False) -> Events:
     """Poll until all workers have ended, or `until` says that it is enough."""
-    events: list[Output | Exited] = []
+    events: Events = []
     running = {each.rank for each in group._commands}
     while running and not until(events):
         batch = group.poll(30.0)
@@ -160,13 +162,13 @@ def test_rank_0_gets_the_listening_socket_and_nobody_keeps_it():
         socket.create_connection(address)
 
 
-def test_a_listener_that_is_slow_fills_no_memory(monkeypatch):
+def test_a_listener_that_is_slow_fills_no_memory(monkeypatch) -> None:
     monkeypatch.setattr(workers, "BUFFER_LIMIT", 256 * 1024)
     size = 4 * 2**20
     code = f"import sys; sys.stdout.write('x' * {size}); sys.stdout.flush()"
     most = 0
     with WorkerGroup([command(code)]) as group:
-        events: list[Output | Exited] = []
+        events: Events = []
         while not ends(events):
             batch = group.poll(30.0, gather=0.05)
             assert batch
@@ -236,9 +238,9 @@ def test_signals_that_ray_blocks_reach_the_worker():
     assert text(events, 0, "stdout") == "set()\n"
 
 
-def test_an_end_is_told_at_once_and_output_is_gathered():
+def test_an_end_is_told_at_once_and_output_is_gathered() -> None:
     with WorkerGroup([command("print(1)")]) as group:
-        events: list[Output | Exited] = []
+        events: Events = []
         while not ends(events):
             events += group.poll(30.0, gather=1000.0)
     assert ends(events) == {0: (0, False)}

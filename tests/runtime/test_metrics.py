@@ -7,9 +7,21 @@ import threading
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from holdfast.errors import UsageError
 from holdfast.runtime.metrics import MetricsLog, read_metrics
+
+
+@pytest.fixture(autouse=True)
+def counted_from_zero(monkeypatch):
+    """Number this test's event files from 0.
+
+    TensorBoard reads a folder's files by name: second, host, process, number. In one second and one
+    process the tenth would come before the ninth; a run makes one.
+    """
+    counter = event_file_writer.AtomicCounter(0)
+    monkeypatch.setattr(event_file_writer, "_global_uid", counter)
 
 
 def scalars(run_dir, tag):
