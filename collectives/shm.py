@@ -237,10 +237,10 @@ class SharedMemoryCommunicator:
         self._view(self._stage, self.rank, at, x.dtype, x.size)[:] = x.reshape(-1)
         self._meet(own)
         inputs = [self._view(self._stage, r, at, x.dtype, x.size) for r in range(self.world_size)]
-        flat = out.reshape(-1) if out.flags.c_contiguous else np.empty(out.size, out.dtype)
-        self._add_up(inputs, flat, chunk_bounds(x.size, self.world_size), 0, x.size, op)
-        if not out.flags.c_contiguous:
-            out[...] = flat.reshape(out.shape)
+        # `out` may be one memory for all ranks: each writes it once, with the same final values.
+        total = np.empty(x.size, x.dtype)
+        self._add_up(inputs, total, chunk_bounds(x.size, self.world_size), 0, x.size, op)
+        out[...] = total.reshape(out.shape)
 
     def _plan(self, calls: list[_Call], x: Array, out: Array) -> _Plan:
         mine = calls[self.rank]

@@ -78,6 +78,18 @@ def test_repeated_and_alternating_all_reduces(ranks, transport, size):
     ranks(size, transport, body)
 
 
+def test_no_rank_sees_a_common_result_before_it_is_final(ranks, transport, size):
+    def body(comm):
+        x = comm.allocate(4000, np.float32)
+        out = comm.allocate(4000, np.float32, common=True)
+        x[:] = 1 + comm.rank
+        for _ in range(400):
+            comm.all_reduce(x, "mean", out)
+            assert (out == np.float32((size + 1) / 2)).all()
+
+    ranks(size, transport, body)
+
+
 def test_any_shape_and_layout(ranks, transport, size):
     def body(comm):
         whole = np.arange(2 * 120_000, dtype=np.float64).reshape(300, 400, 2)
