@@ -63,15 +63,13 @@ class Attempt:
         self._running.discard(rank)
         if returncode == 0:
             return
-        mark = self._marked.get(rank, {})
         self._fail(
             Failure(
                 rank=rank,
                 host=self._places[rank].node.host,
                 returncode=returncode,
-                consequence=bool(mark.get("consequence")),
+                consequence=self._is_consequence(rank),
                 stopped=stopped,
-                reason=f"{mark.get('error', '')}: {mark.get('message', '')}" if mark else "",
             ),
             now,
         )
@@ -112,7 +110,10 @@ class Attempt:
 
     def quiet(self, rank: int) -> bool:
         """Whether a person should be spared the rank's output: the cause is to be read first."""
-        return self._failed_at is not None or bool(self._marked.get(rank, {}).get("consequence"))
+        return self._failed_at is not None or self._is_consequence(rank)
+
+    def _is_consequence(self, rank: int) -> bool:
+        return bool(self._marked.get(rank, {}).get("consequence"))
 
     def _fail(self, failure: Failure, now: float) -> None:
         self.failures.append(failure)

@@ -43,5 +43,5 @@ class Console:
             print(f"holdfast: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was found."""
+        """Leave the terminal as it was found; lines may still follow."""
         self._view.close()

@@ -27,7 +27,8 @@ class Failure:
     """A worker that did not end well.
 
     `returncode` is negative for a signal and None if the node was lost; `consequence` says that the
-    worker itself called its end a consequence of a peer's; `stopped` that the launcher ended it.
+    worker itself called its end a consequence of a peer's; `stopped` that the launcher ended it;
+    `reason` why a node was lost.
     """
 
     rank: int
@@ -52,7 +53,7 @@ class Failure:
     def describe(self) -> str:
         """Say how it ended: `exit status 7`, `SIGKILL`, or that the node was lost."""
         if self.returncode is None:
-            return f"was lost with its node ({self.reason})"
+            return "was lost with its node"
         if self.returncode < 0:
             return f"was ended by {signal_name(-self.returncode)}"
         return f"ended with exit status {self.returncode}"
@@ -123,6 +124,8 @@ def describe_failures(
     """
     cause = choose_cause(failures)
     lines = [f"rank {cause.rank} on {cause.host} {cause.describe()} (attempt {attempt})"]
+    if cause.returncode is None and cause.reason:
+        lines.append(cause.reason)
     lines += last_traceback(stderr)
     if cause.returncode == -signal.SIGKILL:
         lines.append(

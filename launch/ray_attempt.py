@@ -4,6 +4,7 @@ The loop only passes on: where the attempt stands is `Attempt`'s to say.
 """
 
 import os
+import re
 import secrets
 import time
 from collections import defaultdict
@@ -87,7 +88,6 @@ class RayAttempt:
         Raises Interrupted, after they have ended, if a signal came; LaunchError or UsageError, with
         nothing left running, if they cannot be started.
         """
-        self._signals.deferred = True
         try:
             self._start(restart_count, resume, device)
             self._relay()
@@ -98,7 +98,6 @@ class RayAttempt:
         except (HoldfastError, Interrupted):
             self._placement.remove()
             raise
-        self._signals.deferred = False
 
     def _start(self, restart_count: int, resume: str, device: str) -> None:
         spec, agents = self._spec, self._placement.agents
@@ -244,8 +243,15 @@ def _answer(ref: Any, group: int) -> Any:
     except ActorUnavailableError:
         raise
     except RayActorError as error:
-        raise NodeLost(group, " ".join(str(error).split())[:300]) from error
+        raise NodeLost(group, _why(error)) from error
     except RayTaskError as error:
         if isinstance(error.cause, HoldfastError):
             raise error.cause from None
         raise LaunchError(f"the agent of node {group} failed: {error}") from error
+
+
+def _why(error: RayActorError) -> str:
+    """Return what Ray says about the end of an actor, without its numbers and advice."""
+    text = " ".join(str(error).split())
+    sentence = re.search(r"The actor (?:died|is dead) because [^.]*\.", text)
+    return sentence[0] if sentence else text[:200]

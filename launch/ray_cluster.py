@@ -4,10 +4,10 @@
 """
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +23,6 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from holdfast.errors import LaunchError, UsageError
 from holdfast.launch.agent import Agent
 from holdfast.launch.ray_folder import RayFolder
-from holdfast.launch.signals import Interrupted
 from holdfast.launch.spec import LaunchSpec
 
 OBJECT_STORE = 80 * 2**20
@@ -155,14 +154,6 @@ class Cluster:
                     _knock(spec.address)
                 stack.callback(ray.shutdown)
                 ray.init(**options)
-            except Interrupted as interrupted:
-                # Taken down half-built, Ray crashes: its guard does that when we have ended.
-                self._stack = stack.pop_all()
-                interrupted.abrupt = True
-                raise
-            except SystemExit as ended:  # which is what Ray makes of SIGTERM meanwhile
-                self._stack = stack.pop_all()
-                raise Interrupted(signal.SIGTERM, abrupt=True) from ended
             except Exception as error:
                 raise LaunchError(_cannot_connect(spec.address, error)) from error
             self._stack = stack.pop_all()
@@ -197,15 +188,16 @@ class Cluster:
 
     def device(self) -> Literal["cpu", "cuda"]:
         """Return the device that the job's `--device` stands for here."""
-        return self._share()[1]
+        return self._share[1]
 
-    def place(self, *, deadline: float) -> Placement:
+    def place(self, *, deadline: float, check: Callable[[], None]) -> Placement:
         """Return nodes with room for the job, this one first if it is among them.
 
-        Waits up to `deadline` seconds for a cluster to have them. Raises UsageError if they aren't
-        there, LaunchError if they are, but in others' use.
+        Waits up to `deadline` seconds for a cluster to have them and calls `check` meanwhile, to be
+        interrupted by what it raises. Raises UsageError if they aren't there, LaunchError if they
+        are, but in others' use.
         """
-        wanted, _ = self._share()
+        wanted, _ = self._share
         # On a cluster the group stands while we wait, so that an autoscaler sees what is missing.
         if self._spec.address is None and (missing := wanted.shortage(self.machines())):
             raise UsageError(missing) if self.machines() else LaunchError("the local Ray has ended")
@@ -216,7 +208,7 @@ class Cluster:
             bundle_label_selector=self._first_node(wanted),
         )
         try:
-            self._wait(group, wanted, deadline)
+            self._wait(group, wanted, deadline, check)
             by_id = {machine.node_id: machine for machine in self.machines()}
             table = ray.util.placement_group_table(group)["bundles_to_node_id"]
             chosen = [by_id[table[index]] for index in range(wanted.nnodes)]
@@ -228,7 +220,9 @@ class Cluster:
             raise
         return Placement(group, chosen, wanted)
 
+    @functools.cached_property
     def _share(self) -> tuple[Share, Literal["cpu", "cuda"]]:
+        # Once for the whole job: its attempts go on from one another, on the same kind of device.
         cupy = importlib.util.find_spec("cupy") is not None
         return share(self._spec, self.machines(), cupy=cupy)
 
@@ -238,10 +232,13 @@ class Cluster:
         here = any(each.node_id == own and wanted.fits(each) for each in self.machines())
         return [{_NODE_ID: own} if here else {}, *([{}] * (wanted.nnodes - 1))]
 
-    def _wait(self, group: PlacementGroup, wanted: Share, deadline: float) -> None:
+    def _wait(
+        self, group: PlacementGroup, wanted: Share, deadline: float, check: Callable[[], None]
+    ) -> None:
         began = time.monotonic()
         told = False
         while not group.wait(timeout_seconds=_POLL):
+            check()
             missing = wanted.shortage(self.machines())
             waited = time.monotonic() - began
             if waited >= deadline:

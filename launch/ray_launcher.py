@@ -3,8 +3,8 @@
 What a failure means stands in `failure.py`, how one attempt goes in `ray_attempt.py`.
 """
 
+import contextlib
 import os
-import sys
 import time
 from collections.abc import Mapping
 
@@ -65,16 +65,12 @@ class Job:
         """Run it; see `launch`."""
         self._folder.events.write("launched", run_id=self._spec.run_id, pid=os.getpid())
         try:
-            with Cluster(self._spec, self._console.notice) as cluster:
-                self._signals.install()  # Ray has set its own
+            with contextlib.ExitStack() as stack:
+                with self._signals.at_once(self._interrupted):
+                    cluster = stack.enter_context(Cluster(self._spec, self._console.notice))
                 self._attempts(cluster)
         except Interrupted as interrupted:
-            self._end("interrupted", interrupted.exit_status, str(interrupted))
-            self._console.problem(f"interrupted by {interrupted}: {self._folder.path}")
-            if interrupted.abrupt:
-                self._console.close()
-                sys.stdout.flush()
-                os._exit(interrupted.exit_status)
+            self._interrupted(interrupted)
             return interrupted.exit_status
         except WorkerFailed as failed:
             self._end("failed", failed.exit_status, str(failed))
@@ -86,13 +82,20 @@ class Job:
             self._end("failed", 1, str(error))
             raise LaunchError(f"Ray failed: {error}") from error
         seconds = time.monotonic() - self._began
-        self._folder.events.write("finished", seconds=round(seconds, 3))
+        self._folder.events.write("job finished", seconds=round(seconds, 3))
+        self._console.close()
         self._console.notice(describe_result(self._folder.path, self._folder.result(), seconds))
         return 0
 
+    def _interrupted(self, interrupted: Interrupted) -> None:
+        self._end("interrupted", interrupted.exit_status, str(interrupted))
+        self._console.close()  # the last line belongs below the bar
+        self._console.problem(f"interrupted by {interrupted}: {self._folder.path}")
+
     def _attempts(self, cluster: Cluster) -> None:
         """Repeat the attempt until one succeeds. Raises WorkerFailed, or Interrupted."""
-        placement = cluster.place(deadline=PLACEMENT_DEADLINE)
+        check = self._signals.check
+        placement = cluster.place(deadline=PLACEMENT_DEADLINE, check=check)
         try:
             device = cluster.device()
             while True:
@@ -128,7 +131,7 @@ class Job:
                 if attempt.lost_node:
                     self._console.problem("a node was lost: placing the job anew")
                     placement.remove()
-                    placement = cluster.place(deadline=REPLACEMENT_DEADLINE)
+                    placement = cluster.place(deadline=REPLACEMENT_DEADLINE, check=check)
         finally:
             placement.remove()
 
@@ -157,7 +160,7 @@ class Job:
 
     def _end(self, status: Status, exit_status: int, error: str) -> None:
         """Write down an end that the job could not write down itself."""
-        self._folder.events.write(status, exit_status=exit_status, error=error)
+        self._folder.events.write(f"job {status}", exit_status=exit_status, error=error)
         self._folder.write_end(
             RunResult(
                 status=status,

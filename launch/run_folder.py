@@ -80,7 +80,7 @@ def describe_result(run_dir: Path, result: RunResult | None, seconds: float) -> 
     figures.append(f"{result.steps:,} steps in {result.seconds:.1f} s")
     figures.append(f"{result.samples_per_second:,.0f} samples/s")
     if result.restarts:
-        figures.append(f"{result.restarts} restarts")
+        figures.append("1 restart" if result.restarts == 1 else f"{result.restarts} restarts")
     return f"{result.status}: {', '.join(figures)}: {shown}"
 
 

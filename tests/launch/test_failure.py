@@ -104,4 +104,7 @@ def test_a_kill_without_a_killer_points_to_the_memory():
 
 def test_a_lost_node_is_called_so():
     block = describe_failures([LOST], attempt=0, stderr="", log="log", world_size=5)
-    assert "rank 4 on c was lost with its node (its node is dead)" in block
+    assert block.splitlines()[:2] == [
+        "rank 4 on c was lost with its node (attempt 0)",
+        "its node is dead",
+    ]

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -213,17 +214,21 @@ def test_a_killed_launcher_leaves_nothing(launches, until):
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
-    store = 80 * 2**20
-    head = {"num_cpus": 2, "object_store_memory": store, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        cluster.node_args = {"num_cpus": 2, "object_store_memory": store}
-        yield cluster
-    finally:
-        cluster.shutdown()
+    node = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
+    # Short, for the sake of the sockets in it.
+    with tempfile.TemporaryDirectory(
+        prefix="hf-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        cluster.node_args = node
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
 
 
 # Ray's own processes on its own pipes: `Cluster.shutdown` does not close what it opened.
