@@ -38,11 +38,14 @@ class Transport(Protocol):
     rank: int
     world_size: int
 
-    def send(self, peer: int, data: memoryview) -> None:
-        """Queue `data` for `peer` and return at once."""
+    def send(self, peer: int, data: memoryview, tag: int) -> None:
+        """Queue `data` for `peer` and return at once; `tag` (16 bits) says of which call it is."""
 
-    def receive(self, peer: int, into: memoryview) -> None:
-        """Fill `into` with the next message of `peer`; wait for it."""
+    def receive(self, peer: int, into: memoryview, tag: int) -> None:
+        """Fill `into` with the next message of `peer`; wait for it.
+
+        Raises CollectiveMismatch if that message has another size or tag.
+        """
 
     def flush(self) -> None:
         """Wait until every receiver has all that was sent to it."""
@@ -50,8 +53,11 @@ class Transport(Protocol):
     def service(self) -> None:
         """Do what is due while no collective runs (heartbeats, reconnections) and return."""
 
-    def close(self) -> None:
-        """Close everything; may be called again."""
+    def abort(self) -> None:
+        """Make what another thread waits for here fail soon; only `close` is of use after it."""
+
+    def close(self, *, graceful: bool) -> None:
+        """Close everything, may be called again; if graceful, let peers have what was sent."""
 
 
 class Communicator(Protocol):
@@ -67,8 +73,6 @@ class Communicator(Protocol):
     rank: int
     world_size: int
     transport: str
-    bucket_bytes: int
-    """In parts of about this size gradients are best summed while backward goes on."""
 
     def allocate(self, count: int, dtype: DTypeLike, *, common: bool = False) -> Array:
         """Return a zeroed one-dimensional array of `count` elements that peers can read in place.
@@ -91,6 +95,9 @@ class Communicator(Protocol):
     ) -> Array | Work:
         """Combine every rank's `x` into `out` (into `x` itself if None) on every rank.
 
+        `out` is `x` or apart from it in memory. An operation, dtype or array that cannot be raises
+        UsageError before anything moves.
+
         With `async_op` return a `Work` at once; neither array may be touched until its `wait`.
         """
 
@@ -107,7 +114,11 @@ class Communicator(Protocol):
         """Return when every rank has called it."""
 
     def close(self) -> None:
-        """Release everything; may be called again."""
+        """Release everything; may be called again.
+
+        Peers that are late by more than some seconds may miss what this rank sent last: a `barrier`
+        before makes sure of them. Work that has not ended fails.
+        """
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,8 @@ class GroupConfig:
 
     `master_addr` and `master_port` are where rank 0 listens for the others; `listen_fd` is an
     inherited socket that listens there already (rank 0 only). `token` is the job's secret.
-    `timeout` is how long nothing may move before a call gives up, in seconds. `address` is this
+    `timeout` is how long nothing may move before a call gives up, `meeting` how long the ranks may
+    take to find each other, in seconds. `address` is this
     rank's own address for links; None takes the one that reaches the master.
     """
 
@@ -128,6 +140,7 @@ class GroupConfig:
     transport: str = "auto"
     listen_fd: int | None = None
     timeout: float = 300.0
+    meeting: float = 300.0
     epoch: int = 0
     address: str | None = None
     link: LinkConfig = field(default_factory=LinkConfig)
@@ -148,7 +161,10 @@ class GroupConfig:
 
 
 def validate(op: str, x: Array, out: Array | None) -> None:
-    """Raise UsageError for an operation or arrays that no all-reduce can take."""
+    """Raise UsageError for an operation or arrays that no sum can take.
+
+    `out` is what will be written to; None for memory that isn't the caller's.
+    """
     if op not in COMBINE:
         raise UsageError(f"an operation of {', '.join(COMBINE)} was expected, found {op!r}")
     if x.dtype.kind not in "fiuc":
@@ -159,10 +175,31 @@ def validate(op: str, x: Array, out: Array | None) -> None:
         )
     if op in ("min", "max") and x.dtype.kind == "c":
         raise UsageError(f"complex numbers have no order: {op} of {x.dtype}")
-    if out is not None and (out.shape != x.shape or out.dtype != x.dtype):
+
+    if out is None:
+        return
+    if out.shape != x.shape or out.dtype != x.dtype:
         raise UsageError(
             f"out must have x's shape and dtype, {x.shape} {x.dtype}; found {out.shape} {out.dtype}"
         )
+    if not out.flags.writeable:
+        raise UsageError("the result would be written to a read-only array: give another as out")
+    if out is not x and np.may_share_memory(x, out) and not _same_memory(x, out):
+        raise UsageError("out overlaps x without being x: take an array of its own, or x itself")
+
+
+def validate_root(root: int, world_size: int, x: Array, rank: int) -> None:
+    """Raise UsageError for a root that is no rank, or an array that a broadcast cannot fill."""
+    if not 0 <= root < world_size:
+        raise UsageError(f"a root from 0 to {world_size - 1} was expected, found {root}")
+    if rank != root and not x.flags.writeable:
+        raise UsageError("a broadcast would overwrite a read-only array: give a copy of it")
+
+
+def _same_memory(x: Array, out: Array) -> bool:
+    return x.strides == out.strides and (
+        x.__array_interface__["data"][0] == out.__array_interface__["data"][0]
+    )
 
 
 def finish(op: str, total: Array, world_size: int) -> None:

@@ -37,7 +37,7 @@ def connect(config: GroupConfig) -> Communicator:
 
     Every rank calls it. `auto` is shared memory where all ranks are on one host, else TCP. Raises
     UsageError for a transport that is unknown or cannot serve these hosts, RendezvousError where
-    the ranks do not find each other within `config.timeout`, AuthenticationError for a wrong token.
+    the ranks do not find each other within `config.meeting`, AuthenticationError for a wrong token.
     """
     if config.transport not in transports():
         raise UsageError(
@@ -54,7 +54,7 @@ def connect(config: GroupConfig) -> Communicator:
         config.master_port,
         config.token,
         listen_fd=config.listen_fd,
-        timeout=config.timeout,
+        timeout=config.meeting,
     ) as table:
         tables = table.exchange({"transport": config.transport, "host": host_identity()})
         name = _agree([entry["transport"] for entry in tables], [entry["host"] for entry in tables])

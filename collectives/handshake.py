@@ -2,7 +2,7 @@
 
     acceptor -> dialer   CHALLENGE  magic, acceptor's nonce
     dialer -> acceptor   HELLO      rank, peer, epoch, received, dialer's nonce, HMAC
-    acceptor -> dialer   WELCOME    received, HMAC
+    acceptor -> dialer   WELCOME    received, HMAC; all zero: refused
 
 Each HMAC-SHA256 covers the purpose, the side, both nonces and every field, so a recorded handshake
 is of no use again and neither side can be made to answer its own challenge. All messages have a
@@ -26,6 +26,7 @@ _WELCOME = struct.Struct("<Q")
 CHALLENGE_SIZE = len(MAGIC) + NONCE
 HELLO_SIZE = _HELLO.size + NONCE + MAC
 WELCOME_SIZE = _WELCOME.size + MAC
+REFUSED = bytes(WELCOME_SIZE)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ Rule: a message is delivered when its last byte has been read, never before.
 
 A frame is a header and, for DATA, the payload. All integers are little-endian:
 
-    kind u8 | 3 zero bytes | epoch u32 | number u64 | received u64 | length u64
+    kind u8 | a zero byte | tag u16 | epoch u32 | number u64 | received u64 | length u64
 
-`number` is the message's number, `received` how many messages the writer of the frame has.
+`number` is the message's number, `received` how many messages the writer of the frame has; `tag`
+says of which call a message is part, so that ranks that call different things are told.
 Messages of at most `copy_limit` bytes are copied; larger ones are borrowed until acknowledged.
 """
 
@@ -21,9 +22,9 @@ from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
 
-from holdfast.errors import CollectiveMismatch, ProtocolError
+from holdfast.errors import CollectiveMismatch, ProtocolError, UsageError
 
-HEADER = struct.Struct("<B3xIQQQ")
+HEADER = struct.Struct("<BxHIQQQ")
 
 SMALL_BEFORE_ACK = 32
 """Small messages are acknowledged with whatever flows back, or after this many."""
@@ -53,6 +54,18 @@ class LinkConfig:
     first_retry: float = 0.01
     last_retry: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.segment < 64 or self.copy_limit < 0:
+            raise UsageError(
+                f"a segment of at least 64 bytes and a copy limit from 0 were expected, found "
+                f"{self.segment} and {self.copy_limit}"
+            )
+        if not 0 < self.heartbeat < self.silence:
+            raise UsageError(
+                f"heartbeats every {self.heartbeat} s cannot keep a connection that is given up "
+                f"after {self.silence} s of silence: make the first much shorter"
+            )
+
 
 class Link:
     """One end of a link: what is yet to be acknowledged, and what is awaited."""
@@ -67,22 +80,25 @@ class Link:
         """How many messages of the peer have arrived whole."""
         self.acknowledged = 0
         """How many of our messages the peer is known to have."""
-        self.bytes_received = 0
-        """Payload bytes read, including those of messages that broke off."""
+        self.progress = 0
+        """Payload bytes read for the first time, and messages acknowledged: grows, or is stuck."""
+        self._furthest = 0  # bytes of the current message that were ever read
         self.resent = 0
         """How many messages were put on a wire a second time."""
         self.numbered = 0
         """How many messages were given to `send`."""
         self._borrowed = 0  # messages up to and including the last borrowed one
-        self._kept: deque[memoryview] = deque()  # messages `acknowledged` to `numbered` - 1
+        # Messages `acknowledged` to `numbered` - 1, with their tags.
+        self._kept: deque[tuple[memoryview, int]] = deque()
         self._next = 0  # the message to be put on the wire next
         self._reached = 0  # the furthest message ever put on a wire
         self._wire: deque[memoryview] = deque()  # bytes committed to the connection
-        self._awaited: deque[memoryview] = deque()  # where the next messages go
+        self._awaited: deque[tuple[memoryview, int]] = deque()  # where they go, and their tags
         self._header = memoryview(bytearray(HEADER.size))
         self._filled = 0  # bytes of the header, or of the payload, that are read
         self._payload: memoryview | None = None
         self._length = -1  # of the payload whose header is read; -1: none is
+        self._tag = 0
         self._ack_due = False
         self._small = 0  # small messages received and not acknowledged yet
         self._beat_due = False
@@ -91,14 +107,14 @@ class Link:
 
     # Sending
 
-    def send(self, message: memoryview) -> None:
+    def send(self, message: memoryview, tag: int = 0) -> None:
         """Number `message` (bytes) and keep it until the peer has it."""
         self.numbered += 1
         if len(message) <= self.config.copy_limit:
-            self._kept.append(memoryview(bytes(message)))
+            self._kept.append((memoryview(bytes(message)), tag))
         else:
             self._borrowed = self.numbered
-            self._kept.append(message)
+            self._kept.append((message, tag))
 
     @property
     def flushed(self) -> bool:
@@ -117,8 +133,8 @@ class Link:
         for _ in range(2):
             if self._next == self.numbered:
                 break
-            payload = self._kept[self._next - self.acknowledged]
-            self._frame(Kind.DATA, self._next, len(payload), now)
+            payload, tag = self._kept[self._next - self.acknowledged]
+            self._frame(Kind.DATA, self._next, len(payload), now, tag)
             if payload:
                 self._wire.append(payload)
             self._next += 1
@@ -129,8 +145,8 @@ class Link:
         elif self._beat_due and not self._wire:
             self._frame(Kind.BEAT, 0, 0, now)
 
-    def _frame(self, kind: Kind, number: int, length: int, now: float) -> None:
-        header = HEADER.pack(kind, self.epoch, number, self.received, length)
+    def _frame(self, kind: Kind, number: int, length: int, now: float, tag: int = 0) -> None:
+        header = HEADER.pack(kind, tag, self.epoch, number, self.received, length)
         self._wire.append(memoryview(header))
         self._ack_due = self._beat_due = False  # every frame carries `received` and is a sign
         self._small = 0
@@ -148,9 +164,9 @@ class Link:
 
     # Receiving
 
-    def expect(self, into: memoryview) -> int:
+    def expect(self, into: memoryview, tag: int = 0) -> int:
         """Let the next message that is not awaited yet go to `into`; return its number."""
-        self._awaited.append(into)
+        self._awaited.append((into, tag))
         return self.received + len(self._awaited) - 1
 
     def wanted(self) -> memoryview | None:
@@ -178,12 +194,14 @@ class Link:
                 self._filled = 0
                 self._take_header()
         else:
-            self.bytes_received += count
+            if self._filled > self._furthest:
+                self.progress += self._filled - self._furthest
+                self._furthest = self._filled
             if self._filled == self._length:
                 self._deliver()
 
     def _take_header(self) -> None:
-        kind, epoch, number, received, length = HEADER.unpack(self._header)
+        kind, tag, epoch, number, received, length = HEADER.unpack(self._header)
         if epoch != self.epoch:
             raise ProtocolError(f"{self}: a frame of epoch {epoch} came on a link of {self.epoch}")
         self._acknowledge(received)
@@ -192,24 +210,26 @@ class Link:
                 raise ProtocolError(
                     f"{self}: message {self.received} was expected, found message {number}"
                 )
-            self._length = length
+            self._length, self._tag = length, tag
         elif kind not in (Kind.ACK, Kind.BEAT) or length or number:
             raise ProtocolError(f"{self}: found a frame of kind {kind} and length {length}")
 
     def _begin_payload(self) -> None:
         """Open the awaited buffer for the message whose header is read."""
-        if len(self._awaited[0]) != self._length:
+        into, tag = self._awaited[0]
+        if len(into) != self._length or tag != self._tag:
             raise CollectiveMismatch(
-                f"{self}: a message of {len(self._awaited[0])} bytes was expected, rank "
-                f"{self.peer} sends {self._length}: the ranks called different collectives, or "
-                "the same one with arrays of different sizes"
+                f"{self}: a message of {len(into)} bytes of call {tag:04x} was expected, rank "
+                f"{self.peer} sends {self._length} of call {self._tag:04x}: the ranks called "
+                "different collectives, or the same one with another operation, dtype or size"
             )
-        self._payload = self._awaited[0]
+        self._payload = into
         if not self._length:
             self._deliver()
 
     def _deliver(self) -> None:
         self._awaited.popleft()
+        self._furthest = 0
         self.received += 1
         self._small += 1
         if self._length > self.config.copy_limit or self._small >= SMALL_BEFORE_ACK:
@@ -218,15 +238,20 @@ class Link:
         self._length = -1
         self._filled = 0
 
-    def _acknowledge(self, received: int) -> None:
+    def check(self, received: int) -> None:
+        """Raise ProtocolError if the peer cannot have `received` messages."""
         if not self.acknowledged <= received <= self._reached:
             raise ProtocolError(
                 f"{self}: rank {self.peer} says it has {received} messages; between "
                 f"{self.acknowledged} and {self._reached} were expected"
             )
+
+    def _acknowledge(self, received: int) -> None:
+        self.check(received)
         while self.acknowledged < received:
             self._kept.popleft()
             self.acknowledged += 1
+            self.progress += 1
 
     # The connection below
 
@@ -246,6 +271,10 @@ class Link:
         self._length = -1
         self._filled = 0
         self._ack_due = self._beat_due = False
+
+    def acknowledge_soon(self) -> None:
+        """Let the peer know at the next `gather` what has arrived."""
+        self._ack_due = self.attached
 
     def moved(self, now: float) -> None:
         """Take note that the peer's host took bytes of ours: slow is not dead."""

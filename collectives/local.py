@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from holdfast.collectives.communicator import Array, Op, validate
+from holdfast.collectives.communicator import Array, Op, validate, validate_root
 from holdfast.collectives.work import Work, WorkQueue
 
 
@@ -15,7 +15,6 @@ class LocalCommunicator:
     rank = 0
     world_size = 1
     transport = "self"
-    bucket_bytes = 8 << 20
 
     def __init__(self) -> None:
         self._queue = WorkQueue("holdfast-self")
@@ -28,8 +27,8 @@ class LocalCommunicator:
         self, x: Array, op: Op = "sum", out: Array | None = None, *, async_op: bool = False
     ) -> Any:
         """Copy `x` to `out`."""
-        validate(op, x, out)
-        if out is not None and out is not x:
+        validate(op, x, x if out is None else out)
+        if out is not None:
             np.copyto(out, x)
         if async_op:
             work = Work(self._queue, lambda: None)
@@ -48,6 +47,7 @@ class LocalCommunicator:
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Return `x`."""
+        validate_root(root, 1, x, 0)
         return x
 
     def barrier(self) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from holdfast.errors import CommunicationError, MissingDependency
 
-_FUTEX = {"x86_64": 202, "aarch64": 98, "ppc64le": 221, "s390x": 238}.get(platform.machine())
+_FUTEX = {"x86_64": 202, "aarch64": 98, "ppc64le": 221}.get(platform.machine())
 _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 _STRONGLY_ORDERED = platform.machine() in ("x86_64", "AMD64", "i686")
 _HUGE_PAGE = 2 << 20

@@ -7,19 +7,31 @@ Rank 0 listens at MASTER_ADDR:MASTER_PORT. Each rank proves that it holds the jo
 import contextlib
 import errno
 import json
+import logging
 import os
 import socket
 import struct
+import threading
 import time
 from types import TracebackType
 from typing import Any
 
 from holdfast.collectives import handshake
-from holdfast.errors import AuthenticationError, HoldfastError, ProtocolError, RendezvousError
+from holdfast.errors import (
+    AuthenticationError,
+    HoldfastError,
+    PeerLost,
+    ProtocolError,
+    RendezvousError,
+)
 
 PURPOSE = b"rendezvous"
 LARGEST_TABLE = 1 << 20
+HANDSHAKE_SECONDS = 5.0
+MOST_STRANGERS = 64
 _LENGTH = struct.Struct("<I")
+
+log = logging.getLogger("holdfast.rendezvous")
 
 Table = dict[str, Any]
 
@@ -75,6 +87,8 @@ class Rendezvous:
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._peers: dict[int, socket.socket] = {}
+        self._lock = threading.Lock()
+        self._refused = ""
         self._listener: socket.socket | None = None
         try:
             if rank == 0:
@@ -134,39 +148,56 @@ class Rendezvous:
 
     def _gather_ranks(self) -> None:
         assert self._listener is not None
-        refused = ""
+        threads: list[threading.Thread] = []
         while len(self._peers) < self.world_size - 1:
-            self._listener.settimeout(self._left())
+            self._listener.settimeout(0.05)  # ranks are admitted beside this loop
             try:
                 sock, _ = self._listener.accept()
             except TimeoutError:
+                if time.monotonic() < self._deadline:
+                    continue
                 missing = sorted(set(range(1, self.world_size)) - set(self._peers))
                 raise RendezvousError(
                     f"rank(s) {', '.join(map(str, missing))} of {self.world_size} did not come to "
-                    f"{self._where} within {self._timeout:.0f} s{refused}; see whether they "
+                    f"{self._where} within {self._timeout:.0f} s{self._refused}; see whether they "
                     "started, and whether a firewall stands between the hosts"
                 ) from None
-            try:
-                rank = self._admit(sock)
-            except (OSError, HoldfastError) as error:
+            threads = [thread for thread in threads if thread.is_alive()]
+            if len(threads) >= MOST_STRANGERS:
                 sock.close()
-                refused = f" (a stranger was refused: {error})"
                 continue
-            self._peers[rank] = sock
+            threads.append(threading.Thread(target=self._meet, args=(sock,), daemon=True))
+            threads[-1].start()
+        for thread in threads:
+            thread.join(HANDSHAKE_SECONDS)
 
-    def _admit(self, sock: socket.socket) -> int:
-        sock.settimeout(min(5.0, self._left()))  # a stranger that says nothing holds nobody up long
+    def _meet(self, sock: socket.socket) -> None:
+        """Admit whoever connects, or turn it away; nobody else waits for it."""
+        try:
+            self._admit(sock)
+        except (OSError, HoldfastError) as error:
+            log.warning("a connection to the rendezvous was refused: %s", error)
+            self._refused = f" (somebody was refused: {error})"
+            if isinstance(error, HoldfastError):
+                with contextlib.suppress(OSError):
+                    sock.sendall(handshake.REFUSED)
+            sock.close()
+
+    def _admit(self, sock: socket.socket) -> None:
+        deadline = min(time.monotonic() + HANDSHAKE_SECONDS, self._deadline)
+        sock.settimeout(HANDSHAKE_SECONDS)
         acceptor = handshake.Acceptor(self._token, PURPOSE)
         sock.sendall(acceptor.challenge())
-        hello = acceptor.check(_exactly(sock, handshake.HELLO_SIZE))
+        hello = acceptor.check(_exactly(sock, handshake.HELLO_SIZE, deadline))
         if not 0 < hello.rank < self.world_size or hello.peer != self.world_size:
             raise ProtocolError(
                 f"rank {hello.rank} of {hello.peer} came to a job of {self.world_size}"
             )
-        if hello.rank in self._peers:
-            raise ProtocolError(f"a second rank {hello.rank} came")
-        sock.sendall(acceptor.welcome(0))
-        return hello.rank
+        with self._lock:
+            if hello.rank in self._peers:
+                raise ProtocolError(f"a second rank {hello.rank} came")
+            sock.sendall(acceptor.welcome(0))
+            self._peers[hello.rank] = sock
 
     def _join(self, address: str, port: int) -> socket.socket:
         pause, reason = 0.01, "nobody answered"
@@ -176,9 +207,16 @@ class Rendezvous:
                 sock = socket.create_connection((address, port), timeout=self._left())
                 hello = handshake.Hello(self.rank, self.world_size, 0, 0)
                 dialer = handshake.Dialer(self._token, PURPOSE, hello)
-                challenge = _exactly(sock, handshake.CHALLENGE_SIZE)
+                challenge = _exactly(sock, handshake.CHALLENGE_SIZE, self._deadline)
                 sock.sendall(dialer.answer(challenge))
-                dialer.admitted(self._welcome(sock))
+                welcome = _exactly(sock, handshake.WELCOME_SIZE, self._deadline)
+                if welcome == handshake.REFUSED:
+                    raise AuthenticationError(
+                        f"rank 0 at {self._where} refused rank {self.rank} of {self.world_size}: "
+                        "the HOLDFAST_TOKEN of the two differ (a worker of another job?), or the "
+                        "rank is taken, or the world size is another"
+                    )
+                dialer.admitted(welcome)
                 return sock
             except (AuthenticationError, ProtocolError):
                 if sock is not None:
@@ -195,20 +233,12 @@ class Rendezvous:
             f"({reason}); see whether rank 0 started and MASTER_ADDR, MASTER_PORT are its own"
         )
 
-    def _welcome(self, sock: socket.socket) -> bytes:
-        try:
-            return _exactly(sock, handshake.WELCOME_SIZE)
-        except ConnectionError:
-            raise AuthenticationError(
-                f"rank 0 at {self._where} refused rank {self.rank} of {self.world_size}: the "
-                "HOLDFAST_TOKEN of the two differ (a worker of another job?), or the rank is "
-                "taken, or the world size is another"
-            ) from None
 
-
-def _exactly(sock: socket.socket, count: int) -> bytes:
+def _exactly(sock: socket.socket, count: int, deadline: float) -> bytes:
+    """Return `count` bytes; raise TimeoutError if they have not all come by `deadline`."""
     data = bytearray()
     while len(data) < count:
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
         part = sock.recv(count - len(data))
         if not part:
             raise ConnectionResetError(errno.ECONNRESET, "the peer closed the connection")
@@ -224,12 +254,12 @@ def _send(sock: socket.socket, table: object, timeout: float) -> None:
 
 
 def _receive(sock: socket.socket, timeout: float) -> Any:
-    sock.settimeout(timeout)
+    deadline = time.monotonic() + timeout
     with _named("waiting for a table"):
-        (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size))
+        (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size, deadline))
         if length > LARGEST_TABLE:
             raise ProtocolError(f"a table of {length} bytes was announced; at most {LARGEST_TABLE}")
-        return json.loads(_exactly(sock, length))
+        return json.loads(_exactly(sock, length, deadline))
 
 
 @contextlib.contextmanager
@@ -239,4 +269,4 @@ def _named(doing: str) -> Any:
     except TimeoutError:
         raise RendezvousError(f"a rank fell silent while this one was {doing}") from None
     except OSError as error:
-        raise RendezvousError(f"a rank left while this one was {doing}: {error}") from None
+        raise PeerLost(f"a rank left while this one was {doing}: {error}") from None

@@ -7,6 +7,7 @@ Rule: a rank's contribution is read from `x` and everything else from `out`, so 
 is broken off has not touched its input (unless they are the same array).
 """
 
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from holdfast.collectives.communicator import (
     Transport,
     finish,
     validate,
+    validate_root,
 )
 from holdfast.collectives.schedule import Schedule, Send, Step
 from holdfast.collectives.work import WorkQueue
@@ -32,8 +34,6 @@ class ScheduledCommunicator:
     Owns the transport. See `Communicator` for what each method promises.
     """
 
-    bucket_bytes = 1 << 20  # the wire works while the processor computes: begin early
-
     def __init__(self, transport: Transport, name: str, *, segment: int) -> None:
         """`segment` is the size in bytes in which chunks travel."""
         self.rank = transport.rank
@@ -42,7 +42,10 @@ class ScheduledCommunicator:
         self._wire = transport
         self._segment = segment
         self._scratch = np.empty(segment, np.uint8)
-        self._queue = WorkQueue(f"holdfast-{name}-{self.rank}", idle=transport.service)
+        self._tag = 0  # of the call that is being carried out
+        self._queue = WorkQueue(
+            f"holdfast-{name}-{self.rank}", idle=transport.service, abort=transport.abort
+        )
 
     def allocate(self, count: int, dtype: DTypeLike, *, common: bool = False) -> Array:
         """Return zeroed memory; hosts share none, so `common` makes no difference."""
@@ -52,8 +55,8 @@ class ScheduledCommunicator:
         self, x: Array, op: Op = "sum", out: Array | None = None, *, async_op: bool = False
     ) -> Any:
         """Combine every rank's `x` into `out` by a ring."""
-        validate(op, x, out)
         out = x if out is None else out
+        validate(op, x, out)
         if async_op:
             return self._queue.submit(lambda: self._all_reduce(x, op, out))
         self._queue.run(lambda: self._all_reduce(x, op, out))
@@ -64,11 +67,9 @@ class ScheduledCommunicator:
         validate(op, x, None)
         bounds = schedules.chunk_bounds(x.size, self.world_size)
         total = np.empty(x.size, x.dtype)
-        self._queue.run(
-            lambda: self._execute(
-                schedules.ring_reduce_scatter(self.world_size), _flat(x), total, bounds, op
-            )
-        )
+        plan = schedules.ring_reduce_scatter(self.world_size)
+        tag = _tag("reduce_scatter", op, x)
+        self._queue.run(lambda: self._execute(plan, _flat(x), total, bounds, tag, op))
         return total[bounds[self.rank] : bounds[self.rank + 1]].copy()
 
     def all_gather(self, x: Array) -> Array:
@@ -77,14 +78,16 @@ class ScheduledCommunicator:
         out[self.rank] = x
         bounds = [x.size * rank for rank in range(self.world_size + 1)]
         plan = schedules.ring_all_gather(self.world_size)
-        self._queue.run(lambda: self._execute(plan, out.reshape(-1), out.reshape(-1), bounds))
+        flat, tag = out.reshape(-1), _tag("all_gather", "", x)
+        self._queue.run(lambda: self._execute(plan, flat, flat, bounds, tag))
         return out
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Overwrite `x` with `root`'s, by a binomial tree."""
+        validate_root(root, self.world_size, x, self.rank)
         plan = schedules.binomial_broadcast(self.world_size, root)
-        flat = _flat(x)
-        self._queue.run(lambda: self._execute(plan, flat, flat, [0, x.size]))
+        flat, tag = _flat(x), _tag("broadcast", str(root), x)
+        self._queue.run(lambda: self._execute(plan, flat, flat, [0, x.size], tag))
         if not np.shares_memory(flat, x):
             x[...] = flat.reshape(x.shape)
         return x
@@ -96,27 +99,35 @@ class ScheduledCommunicator:
     def close(self) -> None:
         """Close the transport; may be called again."""
         self._queue.close()
-        self._wire.close()
+        self._wire.close(graceful=not self._queue.broken)
 
     def _all_reduce(self, x: Array, op: Op, out: Array) -> None:
         target = out.reshape(-1) if out.flags.c_contiguous else np.empty(out.size, out.dtype)
         source = target if x is out and out.flags.c_contiguous else _flat(x)
         bounds = schedules.chunk_bounds(x.size, self.world_size)
-        self._execute(schedules.ring_all_reduce(self.world_size), source, target, bounds, op)
+        plan, tag = schedules.ring_all_reduce(self.world_size), _tag("all_reduce", op, x)
+        self._execute(plan, source, target, bounds, tag, op)
         if not out.flags.c_contiguous:
             out[...] = target.reshape(out.shape)
 
     def _execute(
-        self, plan: Schedule, x: Array, out: Array, bounds: list[int], op: Op = "sum"
+        self,
+        plan: Schedule,
+        x: Array,
+        out: Array,
+        bounds: list[int],
+        tag: int,
+        op: Op = "sum",
     ) -> None:
         """Carry out this rank's steps; chunk i is elements bounds[i] to bounds[i + 1]."""
+        self._tag = tag
         held = [x] * plan.chunks  # where each chunk stands now: in x until it has been received
         steps = list(plan.steps(self.rank))
         left: Send | None = None  # what the last round has already sent on
         for step, following in zip(steps, [*steps[1:], Step(plan.rounds)], strict=True):
             if step.send and step.send != left:
                 for part in self._segments(bounds, step.send.chunk, x.itemsize):
-                    self._wire.send(step.send.peer, _bytes(held[step.send.chunk][part]))
+                    self._wire.send(step.send.peer, _bytes(held[step.send.chunk][part]), tag)
             left = None
             if receive := step.receive:
                 onward = following.send
@@ -125,11 +136,11 @@ class ScheduledCommunicator:
                 arrive = self._adder(x, out, op, receive.chunk) if receive.reduce else None
                 for part in self._segments(bounds, receive.chunk, x.itemsize):
                     if arrive is None:
-                        self._wire.receive(receive.peer, _bytes(out[part]))
+                        self._wire.receive(receive.peer, _bytes(out[part]), tag)
                     else:
                         arrive(receive.peer, part)
                     if onward:
-                        self._wire.send(onward.peer, _bytes(out[part]))
+                        self._wire.send(onward.peer, _bytes(out[part]), tag)
                 held[receive.chunk] = out
                 left = onward
         self._wire.flush()
@@ -142,7 +153,7 @@ class ScheduledCommunicator:
 
         def arrive(peer: int, part: slice) -> None:
             came = scratch[: part.stop - part.start]
-            self._wire.receive(peer, _bytes(came))
+            self._wire.receive(peer, _bytes(came), self._tag)
             combine(came, x[part], out=out[part])
             if whole:
                 finish(op, out[part], self.world_size)
@@ -154,6 +165,11 @@ class ScheduledCommunicator:
         end = bounds[chunk + 1]
         for start in range(bounds[chunk], end, size):
             yield slice(start, min(start + size, end))
+
+
+def _tag(call: str, detail: str, x: Array) -> int:
+    """Return 16 bits that ranks which make the same call have in common."""
+    return zlib.crc32(f"{call} {detail} {x.dtype.str} {x.size}".encode()) & 0xFFFF
 
 
 def _flat(x: Array) -> Array:

@@ -6,24 +6,16 @@ arrays are staged always, and each rank adds up the whole: one meeting instead o
 
 Rules:
 - Contributions are added in the ring's order, so the bits are those of every other transport.
-- Ranks meet by counters: each has one that it alone writes, and waits for the others' to reach its
-  own. What was written before a rank came to a meeting is seen by all after it (`memory.fence`).
-- A waiting rank spins briefly, offering its processor to others, then sleeps (futex).
 - A call begins with a meeting at which each rank shows what it calls, so that ranks that call
   different things are told, and not given a wrong sum.
 """
 
-import contextlib
-import os
-import select
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from holdfast.collectives import memory
 from holdfast.collectives.communicator import (
     COMBINE,
     Array,
@@ -31,12 +23,14 @@ from holdfast.collectives.communicator import (
     Op,
     finish,
     validate,
+    validate_root,
 )
+from holdfast.collectives.meeting import Meetings
 from holdfast.collectives.memory import Segment
 from holdfast.collectives.rendezvous import Rendezvous
 from holdfast.collectives.schedule import chunk_bounds, ring_reduction_order
 from holdfast.collectives.work import WorkQueue
-from holdfast.errors import CollectiveMismatch, DeadlineExceeded, PeerLost
+from holdfast.errors import CollectiveMismatch
 
 SMALL = 16 << 10
 """Up to this many bytes every rank adds up the whole array."""
@@ -44,22 +38,11 @@ PIECE = 2 << 20
 """Bytes of the staging area's four parts: in and out, each twice in turn."""
 BLOCK = 1 << 15
 """Elements added at a time where there are more than two ranks: their sum stays in the cache."""
-SPINS = 5000
-"""Looks at a peer's counter before sleeping: about 200 microseconds."""
-YIELD = 256
-"""Looks between two offers of the processor to others."""
-CROWDED_SPINS, CROWDED_YIELD = 1000, 10
-"""The same where there are more ranks than processors: the peer may be waiting for this one."""
 PLANS = 256
 """Pairs of allocated arrays whose views are kept ready."""
-NAP = 0.002
-"""Seconds after which a sleeper looks by itself, should a wake-up have been missed."""
-
 CALLS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "allocate")
 OPS = tuple(COMBINE)
-_LINE = 64  # bytes; what is written by different ranks lies on different cache lines
-_WORDS = 8  # of 8 bytes, in a cache line
-_RANK_LINES = 4  # counter, sleeping, and a call's description twice in turn
+STAGED = "a staged copy"
 
 
 class _Call(NamedTuple):
@@ -103,42 +86,22 @@ class SharedMemoryCommunicator:
     """The collectives of `Communicator` for ranks of one host."""
 
     transport = "shm"
-    bucket_bytes = 8 << 20  # it takes the processor from backward: begin seldom
 
     def __init__(self, config: GroupConfig, table: Rendezvous) -> None:
         self.rank = config.rank
         self.world_size = config.world_size
-        self._timeout = config.timeout
         self._others = [r for r in range(self.world_size) if r != self.rank]
-        crowded = self.world_size > len(os.sched_getaffinity(0))
-        self._spins = CROWDED_SPINS if crowded else SPINS
-        self._yield = CROWDED_YIELD if crowded else YIELD
-        self._spinning = False
         self._segments: list[list[Segment]] = []  # by number, then by rank
-        self._queue = WorkQueue(f"holdfast-shm-{self.rank}")
-        nbytes = self.world_size * _RANK_LINES * _LINE
-        self._board = Segment.create(nbytes) if self.rank == 0 else None
-        tables = table.exchange(
-            {"pid": os.getpid(), "fd": self._board.fd if self._board else -1},
-        )
-        self._pids = [int(entry["pid"]) for entry in tables]
-        if self._board is None:
-            self._board = Segment.open(self._pids[0], int(tables[0]["fd"]), nbytes)
-        table.exchange({})  # rank 0 keeps its descriptor until all have opened it
-        self._alive = select.poll()
-        self._pidfds = {os.pidfd_open(self._pids[r]): r for r in self._others}
-        for fd in self._pidfds:
-            self._alive.register(fd, select.POLLIN)
-        self._words = self._board.bytes.data.cast("B").cast("q")
-        self._addresses = [
-            self._board.address + r * _RANK_LINES * _LINE for r in range(self.world_size)
-        ]
         self._plans: dict[tuple[int, int, str], _Plan] = {}
-        self._meetings = 0
-        self._calls = 0
-        self._turn = 0
-        stage = self.allocate(4 * PIECE, np.uint8)
-        self._stage = self._number_of(stage)
+        self._half = 0
+        self._meetings = Meetings(self.rank, self.world_size, table, timeout=config.timeout)
+        self._queue = WorkQueue(f"holdfast-shm-{self.rank}", abort=self._meetings.abort)
+        try:
+            self.allocate(4 * PIECE, np.uint8)
+        except BaseException:
+            self.close()
+            raise
+        self._stage = 0  # the first segment
 
     # The Communicator protocol
 
@@ -151,8 +114,8 @@ class SharedMemoryCommunicator:
         self, x: Array, op: Op = "sum", out: Array | None = None, *, async_op: bool = False
     ) -> Any:
         """Combine every rank's `x` into `out` (None: `x`); fastest between allocated arrays."""
-        validate(op, x, out)
         out = x if out is None else out
+        validate(op, x, out)
         if async_op:
             return self._queue.submit(lambda: self._all_reduce(x, op, out))
         self._queue.run(lambda: self._at_once(lambda: self._all_reduce(x, op, out)))
@@ -179,6 +142,7 @@ class SharedMemoryCommunicator:
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Overwrite `x` with `root`'s on every rank."""
+        validate_root(root, self.world_size, x, self.rank)
         self._queue.run(lambda: self._broadcast(x, root))
         return x
 
@@ -189,26 +153,20 @@ class SharedMemoryCommunicator:
     def close(self) -> None:
         """Give back descriptors; memory goes when the last array over it does. May be repeated."""
         self._queue.close()
-        for fd in self._pidfds:
-            with contextlib.suppress(KeyError):
-                self._alive.unregister(fd)
-            os.close(fd)
-        self._pidfds = {}
+        self._meetings.close()
         for segments in self._segments:
             for segment in segments:
                 segment.close()
-        if self._board is not None:
-            self._board.close()
 
     # All-reduce
 
     def _at_once(self, call: Callable[[], None]) -> None:
         """Call it with spinning allowed: the caller has nothing better to do than to wait."""
-        self._spinning = True
+        self._meetings.spinning = True
         try:
             call()
         finally:
-            self._spinning = False
+            self._meetings.spinning = False
 
     def _all_reduce(self, x: Array, op: Op, out: Array) -> None:
         key = (id(x), id(out), op)
@@ -259,12 +217,12 @@ class SharedMemoryCommunicator:
         bounds, outs, out = plan.bounds, plan.outs, plan.outs[self.rank]
         low, high = bounds[self.rank], bounds[self.rank + 1]
         self._add_up(plan.inputs, out, bounds, low, high, op)
-        self._meeting()  # every chunk is whole
+        self._meetings.meet("all_reduce")  # every chunk is whole
         if plan.shared:
             return
         for peer in self._others:
             out[bounds[peer] : bounds[peer + 1]] = outs[peer][bounds[peer] : bounds[peer + 1]]
-        self._meeting()  # nobody reads our out any more
+        self._meetings.meet("all_reduce")  # nobody reads our out any more
 
     def _staged(self, x: Array, op: Op, out: Array) -> None:
         """Copy in, add up, copy out, piece by piece; for memory the peers cannot read."""
@@ -283,13 +241,13 @@ class SharedMemoryCommunicator:
                 for r in range(self.world_size)
             ]
             views[self.rank][0][:] = source[start : start + count]
-            self._meeting()
+            self._meetings.meet(STAGED)
             shares = chunk_bounds(count, self.world_size)
             here = [bound - start for bound in bounds]
             total = views[self.rank][1]
             low, high = shares[self.rank], shares[self.rank + 1]
             self._add_up([view[0] for view in views], total, here, low, high, op)
-            self._meeting()
+            self._meetings.meet(STAGED)
             for rank, (_, part) in enumerate(views):
                 share = slice(shares[rank], shares[rank + 1])
                 target[start : start + count][share] = part[share]
@@ -330,7 +288,7 @@ class SharedMemoryCommunicator:
             at = self._next_stage()
             count = part.stop - part.start
             self._view(self._stage, self.rank, at, np.dtype(np.uint8), count)[:] = source[part]
-            self._meeting()
+            self._meetings.meet(STAGED)
             for rank in range(self.world_size):
                 staged = self._view(self._stage, rank, at, np.dtype(np.uint8), count)
                 targets[rank, part] = staged
@@ -344,7 +302,7 @@ class SharedMemoryCommunicator:
             staged = self._view(self._stage, root, at, np.dtype(np.uint8), part.stop - part.start)
             if self.rank == root:
                 staged[:] = flat[part]
-            self._meeting()
+            self._meetings.meet(STAGED)
             if self.rank != root:
                 flat[part] = staged
         if self.rank != root and not np.shares_memory(flat, x):
@@ -359,19 +317,18 @@ class SharedMemoryCommunicator:
             )
         )
         opened = [
-            mine if rank == self.rank else Segment.open(self._pids[rank], call.source, nbytes)
+            mine
+            if rank == self.rank
+            else Segment.open(self._meetings.pids[rank], call.source, nbytes)
             for rank, call in enumerate(calls)
             if not common or rank == 0
         ]
         segments = [segment for segment in opened if segment is not None]
         self._segments.append(segments * self.world_size if common else segments)
-        self._meeting()  # all have opened it: a rank may close at once
+        self._meetings.meet("allocate")  # all have opened it: a rank may close at once
         return self._segments[-1][self.rank].bytes.view(dtype)
 
     # Memory
-
-    def _number_of(self, array: Array) -> int:
-        return self._locate(array)[0]
 
     def _locate(self, array: Array) -> tuple[int, int]:
         """Return the segment that `array` lies in and where, or (-1, 0)."""
@@ -390,84 +347,21 @@ class SharedMemoryCommunicator:
 
     def _next_stage(self) -> int:
         """Return where the next piece is staged: it may be written while the last one is read."""
-        self._turn ^= 1
-        return self._turn * 2 * PIECE
+        self._half ^= 1
+        return self._half * 2 * PIECE
 
     # Meetings
 
     def _meet(self, own: _Call) -> list[_Call]:
         """Show what this rank calls, meet, and return what each rank calls."""
-        self._calls += 1
-        line = 2 + (self._calls & 1)  # the last call's description may still be read
-        at = (self.rank * _RANK_LINES + line) * _WORDS
-        for place, word in enumerate(own):
-            self._words[at + place] = word
-        self._meeting(own)
-        calls = []
-        for rank in range(self.world_size):
-            at = (rank * _RANK_LINES + line) * _WORDS
-            call = _Call._make(self._words[at : at + _WORDS])
+        calls = [_Call._make(words) for words in self._meetings.show(own, CALLS[own.call])]
+        for rank, call in enumerate(calls):
             if call[:4] != own[:4]:
                 raise CollectiveMismatch(
                     f"rank {self.rank} called {own}, rank {rank} called {call}: every rank makes "
                     "the same calls in the same order"
                 )
-            calls.append(call)
         return calls
-
-    def _meeting(self, own: _Call | None = None) -> None:
-        """Return when every rank has come to this meeting."""
-        self._meetings += 1
-        meeting = self._meetings
-        words = self._words
-        memory.fence()
-        words[self.rank * _RANK_LINES * _WORDS] = meeting
-        for peer in self._others:
-            if words[(peer * _RANK_LINES + 1) * _WORDS]:
-                memory.wake(self._addresses[self.rank])
-                break
-        for peer in self._others:
-            if words[peer * _RANK_LINES * _WORDS] < meeting:
-                self._await(peer, meeting, own)
-        memory.fence()
-
-    def _await(self, peer: int, meeting: int, own: _Call | None) -> None:
-        words, at = self._words, peer * _RANK_LINES * _WORDS
-        if self._spinning:
-            for spin in range(self._spins):
-                if words[at] >= meeting:
-                    return
-                if spin % self._yield == 0:
-                    os.sched_yield()
-        sleeping = (self.rank * _RANK_LINES + 1) * _WORDS
-        began = looked = time.monotonic()
-        words[sleeping] = 1
-        try:
-            while (count := words[at]) < meeting:
-                memory.sleep_while(self._addresses[peer], count, NAP)
-                now = time.monotonic()
-                if now - looked > 0.1:
-                    looked = now
-                    self._look_after(peer, meeting, own, now - began)
-        finally:
-            words[sleeping] = 0
-
-    def _look_after(self, peer: int, meeting: int, own: _Call | None, waited: float) -> None:
-        """Raise if a peer that is awaited has ended, or has been awaited for too long."""
-        what = f"in {own}" if own else "within a call"
-        for fd, _ in self._alive.poll(0):
-            gone = self._pidfds[fd]
-            if self._words[gone * _RANK_LINES * _WORDS] < meeting:
-                raise PeerLost(
-                    f"rank {gone} (process {self._pids[gone]}) has ended; rank {self.rank} "
-                    f"waited {waited:.1f} s for it {what}"
-                )
-        if waited > self._timeout:
-            raise DeadlineExceeded(
-                f"rank {self.rank} waited {waited:.0f} s for rank {peer} (process "
-                f"{self._pids[peer]}, which is alive) {what}; look at what that rank does, or "
-                "raise the timeout"
-            )
 
 
 def _describe(call: str, detail: int, x: Array) -> _Call:

@@ -15,42 +15,21 @@ import socket
 import struct
 import termios
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
-from holdfast.collectives import handshake
+from holdfast.collectives.door import Door
+from holdfast.collectives.handshake import Hello
 from holdfast.collectives.link import HEADER, Link, LinkConfig
-from holdfast.errors import (
-    AuthenticationError,
-    CommunicationError,
-    DeadlineExceeded,
-    ProtocolError,
-)
+from holdfast.errors import CommunicationError, DeadlineExceeded, ProtocolError
 
-PURPOSE = b"link"
-MOST_STRANGERS = 64
-"""Connections that have not proved themselves yet; the oldest makes room for a new one."""
 SPINS = 40
 """How often a waiting rank looks at the socket before it sleeps until something moves."""
 
 log = logging.getLogger("holdfast.link")
 
 Address = tuple[str, int]
-_WAITING = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EINTR})
-
-
-@dataclass
-class _Connection:
-    """A socket on its way to being a link's: the handshake's state."""
-
-    sock: socket.socket
-    deadline: float
-    need: int
-    dialer: handshake.Dialer | None = None
-    acceptor: handshake.Acceptor | None = None
-    got: bytearray = field(default_factory=bytearray)
 
 
 @dataclass
@@ -62,9 +41,12 @@ class _Peer:
     link: Link
     sock: socket.socket | None = None
     interest: int = 0
-    dialing: _Connection | None = None
+    """What epoll watches the socket for; -1: it hung up, and only reading tells more."""
+    dialing: bool = False
     next_dial: float = 0.0
     pause: float = 0.0
+    progress: int = 0
+    """The link's when the connection was made: one that brings nothing is redialled slowly."""
     queued: int = 0
     trouble: str = "no connection was made yet"
     connections: int = 0
@@ -93,38 +75,34 @@ class TcpTransport:
         self.reconnections = 0
         """How many connections were made in the place of broken ones."""
         self._config = config or LinkConfig()
-        self._token = token
         self._epoch = epoch
         self._timeout = timeout
         self._addresses = addresses
-        self._listener = listener
-        listener.setblocking(False)
         self._poll = select.epoll()
-        self._poll.register(listener.fileno(), select.EPOLLIN)
+        self._door = Door(listener, token, self._poll, self, seconds=self._config.handshake)
         self._peers: dict[int, _Peer] = {}
         self._by_fd: dict[int, _Peer] = {}
-        self._strangers: deque[_Connection] = deque()
-        self._handshakes: dict[int, _Connection] = {}
         self._next_care = 0.0
         self._closed = False
+        self._aborted = False
 
     # The Transport protocol
 
-    def send(self, peer: int, data: memoryview) -> None:
+    def send(self, peer: int, data: memoryview, tag: int = 0) -> None:
         """Queue `data` for `peer`; if it is large (`copy_limit`), it is borrowed until `flush`."""
         place = self._peer(peer)
-        place.link.send(data)
+        place.link.send(data, tag)
         if place.sock is not None:
             self._write(place)
 
-    def receive(self, peer: int, into: memoryview) -> None:
+    def receive(self, peer: int, into: memoryview, tag: int = 0) -> None:
         """Fill `into` with the next message of `peer`.
 
         Raises DeadlineExceeded when nothing has moved on any link for the timeout, ProtocolError or
         CollectiveMismatch when the peer sends something else.
         """
         place = self._peer(peer)
-        number = place.link.expect(into)
+        number = place.link.expect(into, tag)
         if place.sock is not None:
             self._read(place)
             self._flush_soon(place)
@@ -142,31 +120,43 @@ class TcpTransport:
         if not self._closed:
             self._turn(0.0)
 
-    def close(self) -> None:
-        """Close every socket; may be called again."""
+    def abort(self) -> None:
+        """Make a wait in another thread end with an error."""
+        self._aborted = True
+
+    def close(self, *, graceful: bool = True) -> None:
+        """Close every socket; may be called again.
+
+        If graceful, wait a few seconds at most until the peers have the small messages that were
+        sent last, over a new connection if need be.
+        """
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(CommunicationError):  # what broke the job is known already
-            self._linger()
+        if graceful and not self._aborted:
+            with contextlib.suppress(CommunicationError):  # what broke the job is known already
+                self._linger()
         for place in self._peers.values():
             if place.sock is not None:
                 place.sock.close()
-        for connection in self._handshakes.values():
-            connection.sock.close()
-        self._handshakes.clear()
-        self._listener.close()
+        self._door.close()
         self._poll.close()
 
     def _linger(self) -> None:
-        """Give what small messages are still queued a moment to leave: a peer may need them."""
-        end = time.monotonic() + self._config.silence
+        end = time.monotonic() + 2 * self._config.silence
+        for place in self._peers.values():
+            place.link.acknowledge_soon()  # so that the peer need not linger
+            self._flush_soon(place)
         while time.monotonic() < end:
-            if all(p.link.acknowledged == p.link.numbered for p in self._peers.values()):
-                return
-            if not any(p.sock for p in self._peers.values()):
+            if all(self._settled(place) for place in self._peers.values()):
                 return
             self._turn(0.01)
+
+    def _settled(self, place: _Peer) -> bool:
+        """Return whether a peer has all that was sent to it, or is known to be gone."""
+        link = place.link
+        gone = place.sock is None and place.trouble == os.strerror(errno.ECONNREFUSED)
+        return gone or link.acknowledged == link.numbered
 
     # Waiting
 
@@ -182,6 +172,10 @@ class TcpTransport:
             os.sched_yield()
         progress, since = self._progress(), time.monotonic()
         while not arrived():
+            if self._aborted:
+                raise CommunicationError(
+                    f"closed while rank {self.rank} awaited {what} {place.rank}"
+                )
             self._turn(self._config.heartbeat / 4)
             if (now_at := self._progress()) != progress:
                 progress, since = now_at, time.monotonic()
@@ -196,24 +190,21 @@ class TcpTransport:
         self._flush_soon(place)
 
     def _progress(self) -> int:
-        """Return a number that grows with every payload byte that came and message that arrived."""
-        return sum(p.link.bytes_received + p.link.acknowledged for p in self._peers.values())
+        """Return a number that grows while anything gets further, on whatever link."""
+        return sum(place.link.progress for place in self._peers.values())
 
     def _turn(self, timeout: float) -> None:
         """Let something happen, wait for it at most `timeout` seconds, and deal with it."""
         for place in self._peers.values():
             self._watch(place)
         for fd, event in self._poll.poll(timeout):
-            if fd == self._listener.fileno():
-                self._accept()
-            elif fd in self._handshakes:
-                self._shake(self._handshakes[fd])
-            elif fd in self._by_fd:
-                place = self._by_fd[fd]
-                if event & ~select.EPOLLOUT:
-                    self._read(place, event)
-                if place.sock is not None:
-                    self._write(place)
+            if self._door.handle(fd) or fd not in self._by_fd:
+                continue
+            place = self._by_fd[fd]
+            if event & ~select.EPOLLOUT:
+                self._read(place, event)
+            if place.sock is not None:
+                self._write(place)
         now = time.monotonic()
         if now >= self._next_care:
             self._next_care = now + self._config.heartbeat / 4
@@ -235,9 +226,7 @@ class TcpTransport:
                 self._break(place, f"nothing moved for {self._config.silence:.3g} s")
             else:
                 self._write(place)
-        for connection in list(self._handshakes.values()):
-            if now > connection.deadline:
-                self._give_up(connection, "the handshake took too long")
+        self._door.expire(now)
 
     # Bytes
 
@@ -262,8 +251,10 @@ class TcpTransport:
                 raise
             if count < len(into):
                 return
-        if event & (select.EPOLLHUP | select.EPOLLERR):
-            self._break(place, "the peer closed it")
+        if event & (select.EPOLLHUP | select.EPOLLERR) and place.interest >= 0:
+            # What it holds is not awaited yet; epoll would tell of its end without end.
+            self._poll.unregister(sock.fileno())
+            place.interest = -1
 
     def _write(self, place: _Peer) -> None:
         link, sock = place.link, place.sock
@@ -285,7 +276,7 @@ class TcpTransport:
 
     def _watch(self, place: _Peer) -> None:
         """Tell the kernel what this link waits for."""
-        if place.sock is None:
+        if place.sock is None or place.interest < 0:
             return
         wanted = select.EPOLLIN if place.link.wanted() is not None else 0
         if place.link.gather(time.monotonic()):
@@ -307,149 +298,69 @@ class TcpTransport:
         """Give up a link's connection; the link stays."""
         assert place.sock is not None
         log.info("%s: connection lost: %s", place.link, why)
-        place.trouble = why
         self._by_fd.pop(place.sock.fileno())
-        self._poll.unregister(place.sock.fileno())
+        if place.interest >= 0:
+            self._poll.unregister(place.sock.fileno())
         place.sock.close()
         place.sock = None
         place.link.detach()
-        place.next_dial = 0.0
-        place.pause = self._config.first_retry
+        if place.link.progress > place.progress:
+            place.pause = 0.0
+        self._postpone(place, why)
 
-    def _attach(self, place: _Peer, sock: socket.socket, peer_received: int) -> None:
-        place.link.attach(peer_received, time.monotonic())
-        if place.connections:
-            self.reconnections += 1
-            log.info("%s: connected again after: %s", place.link, place.trouble)
-        place.connections += 1
-        place.sock = sock
-        place.queued = 0
-        place.interest = select.EPOLLIN
-        self._by_fd[sock.fileno()] = place
-        self._poll.modify(sock.fileno(), place.interest)
-        self._write(place)
+    def _postpone(self, place: _Peer, why: str) -> None:
+        """Set when to dial next: soon at first, then later and later."""
+        place.trouble = why
+        place.next_dial = time.monotonic() + place.pause
+        place.pause = min(max(2 * place.pause, self._config.first_retry), self._config.last_retry)
 
     def _dial(self, place: _Peer, now: float) -> None:
         """Begin a connection to a lower rank, if it is time to."""
-        if place.rank > self.rank or place.dialing is not None or now < place.next_dial:
-            return
-        family = socket.AF_INET6 if ":" in place.address[0] else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        code = sock.connect_ex(place.address)
-        if code and code not in _WAITING:
-            sock.close()
-            self._postpone(place, os.strerror(code))
-            return
-        hello = handshake.Hello(self.rank, place.rank, self._epoch, place.link.received)
-        place.dialing = _Connection(
-            sock,
-            now + self._config.handshake,
-            handshake.CHALLENGE_SIZE,
-            dialer=handshake.Dialer(self._token, PURPOSE, hello),
-        )
-        self._begin(place.dialing)
+        if place.rank < self.rank and not place.dialing and now >= place.next_dial:
+            place.dialing = True
+            hello = Hello(self.rank, place.rank, self._epoch, place.link.received)
+            self._door.dial(place.address, hello)
 
-    def _postpone(self, place: _Peer, why: str) -> None:
-        place.trouble = why
-        place.pause = min(max(2 * place.pause, self._config.first_retry), self._config.last_retry)
-        place.next_dial = time.monotonic() + place.pause
+    # What the door asks and tells
 
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return  # it is gone already
-        sock.setblocking(False)
-        if len(self._strangers) >= MOST_STRANGERS:
-            self._give_up(self._strangers[0], "too many strangers at the door")
-        acceptor = handshake.Acceptor(self._token, PURPOSE)
-        deadline = time.monotonic() + self._config.handshake
-        connection = _Connection(sock, deadline, handshake.HELLO_SIZE, acceptor=acceptor)
-        self._strangers.append(connection)
-        self._begin(connection)
-        self._say(connection, acceptor.challenge())
-
-    def _begin(self, connection: _Connection) -> None:
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._handshakes[connection.sock.fileno()] = connection
-        self._poll.register(connection.sock.fileno(), select.EPOLLIN)
-
-    def _say(self, connection: _Connection, message: bytes) -> bool:
-        """Send a handshake's message, which always fits an empty socket; else give up."""
-        try:
-            if connection.sock.send(message) == len(message):
-                return True
-        except OSError as error:
-            self._give_up(connection, error.strerror or str(error))
-            return False
-        self._give_up(connection, "a handshake of a hundred bytes did not fit the socket")
-        return False
-
-    def _shake(self, connection: _Connection) -> None:
-        """Go on with a handshake on which something has happened."""
-        try:
-            part = connection.sock.recv(connection.need - len(connection.got))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._give_up(connection, error.strerror or str(error))
-            return
-        if not part:
-            self._give_up(connection, "closed in the handshake")
-            return
-        connection.got += part
-        if len(connection.got) < connection.need:
-            return
-        message = bytes(connection.got)
-        connection.got.clear()
-        try:
-            if connection.acceptor is not None:
-                self._admit(connection, connection.acceptor, message)
-            elif connection.dialer is not None:
-                self._advance(connection, connection.dialer, message)
-        except (AuthenticationError, ProtocolError) as error:
-            log.warning("rank %d refused a connection: %s", self.rank, error)
-            self._give_up(connection, str(error))
-
-    def _admit(self, connection: _Connection, acceptor: handshake.Acceptor, message: bytes) -> None:
-        hello = acceptor.check(message)
+    def admit(self, hello: Hello) -> int:
+        """Return how many messages this side has of the rank that dials."""
         if hello.peer != self.rank or hello.epoch != self._epoch:
             raise ProtocolError(f"rank {hello.rank} of epoch {hello.epoch} wants rank {hello.peer}")
         if not self.rank < hello.rank < self.world_size:
             raise ProtocolError(f"rank {hello.rank} dials rank {self.rank}: the higher one dials")
         place = self._peer(hello.rank)
+        place.link.check(hello.received)
         if place.sock is not None:  # the peer has given it up already
             self._break(place, "the peer dialled again")
-        if self._say(connection, acceptor.welcome(place.link.received)):
-            self._settle(connection)
-            self._attach(place, connection.sock, hello.received)
+        return place.link.received
 
-    def _advance(self, connection: _Connection, dialer: handshake.Dialer, message: bytes) -> None:
-        if connection.need == handshake.CHALLENGE_SIZE:
-            if self._say(connection, dialer.answer(message)):
-                connection.need = handshake.WELCOME_SIZE
-            return
-        received = dialer.admitted(message)
-        (place,) = (p for p in self._peers.values() if p.dialing is connection)
-        place.dialing = None
-        self._settle(connection)
-        self._attach(place, connection.sock, received)
+    def check(self, peer: int, received: int) -> None:
+        """Raise ProtocolError if the dialled peer cannot have `received` messages."""
+        self._peers[peer].link.check(received)
 
-    def _settle(self, connection: _Connection) -> None:
-        """Take a connection out of the handshakes."""
-        self._handshakes.pop(connection.sock.fileno())
-        if connection in self._strangers:
-            self._strangers.remove(connection)
+    def settle(self, peer: int, sock: socket.socket, received: int) -> None:
+        """Let the link to `peer` go on over `sock`."""
+        place = self._peer(peer)
+        place.dialing = False
+        place.link.attach(received, time.monotonic())
+        if place.connections:
+            self.reconnections += 1
+            log.info("%s: connected again after: %s", place.link, place.trouble)
+        place.connections += 1
+        place.progress = place.link.progress
+        place.sock = sock
+        place.queued = 0
+        place.interest = select.EPOLLIN
+        self._by_fd[sock.fileno()] = place
+        self._poll.register(sock.fileno(), place.interest)
+        self._write(place)
 
-    def _give_up(self, connection: _Connection, why: str) -> None:
-        self._settle(connection)
-        self._poll.unregister(connection.sock.fileno())
-        connection.sock.close()
-        for place in self._peers.values():
-            if place.dialing is connection:
-                place.dialing = None
-                self._postpone(place, why)
+    def fail(self, peer: int, why: str) -> None:
+        """Dial `peer` again later."""
+        place = self._peers[peer]
+        place.dialing = False
+        self._postpone(place, why)
 
 
 def _flushed(place: _Peer) -> bool:

@@ -48,23 +48,35 @@ class Work:
         try:
             self._queue._check()
             self._queue._guard(call)
-        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
+        except Exception as error:  # noqa: BLE001 - handed to the one who waits
             self._error = error
-        self._call = None
+        finally:
+            self._call = None
 
 
 class WorkQueue:
     """The calls of one communicator, first come, first served."""
 
-    def __init__(self, name: str, idle: Callable[[], None] | None = None) -> None:
-        """`idle` is called every `IDLE_SECONDS` while there is nothing to carry out."""
+    def __init__(
+        self,
+        name: str,
+        *,
+        idle: Callable[[], None] | None = None,
+        abort: Callable[[], None] | None = None,
+    ) -> None:
+        """`idle` is called every `IDLE_SECONDS` while there is nothing to carry out.
+
+        `abort` is called from another thread by `close`, and makes the call that is being carried
+        out fail soon.
+        """
         self._name = name
         self._idle = idle
+        self._abort = abort
         self._pending: deque[Work] = deque()
         self._engine = threading.Lock()
         self._wake = threading.Condition()
         self._closed = False
-        self._broken: CommunicationError | None = None
+        self._broken: BaseException | None = None
         self._thread: threading.Thread | None = None
         if idle is not None:
             self._start()
@@ -89,12 +101,19 @@ class WorkQueue:
             self._check()
             return self._guard(call)
 
+    @property
+    def broken(self) -> bool:
+        """Whether a call failed, so that the ranks are out of step."""
+        return self._broken is not None
+
     def close(self) -> None:
-        """Drop what is queued, end the thread; may be called again."""
+        """Drop what is queued, break off what is being carried out; may be called again."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
+            if self._engine.locked() and self._abort is not None:
+                self._abort()
             self._thread.join()
         while self._pending:
             self._pending.popleft()._run()  # each is told that the queue is closed
@@ -103,15 +122,16 @@ class WorkQueue:
         if self._closed:
             raise CommunicationError(f"{self._name} is closed")
         if self._broken is not None:
-            raise CommunicationError(
-                f"{self._name} broke before this call: {self._broken}"
-            ) from self._broken
+            kind = type(self._broken)
+            if not issubclass(kind, CommunicationError):
+                kind = CommunicationError
+            raise kind(f"{self._name} broke before this call: {self._broken}") from self._broken
 
     def _guard(self, call: Callable[[], T]) -> T:
-        """Call it; after a CommunicationError the ranks are out of step for good."""
+        """Call it; if it fails in any way, the ranks are out of step for good."""
         try:
             return call()
-        except CommunicationError as error:
+        except BaseException as error:
             self._broken = error
             raise
 
@@ -146,7 +166,7 @@ class WorkQueue:
                 try:
                     if self._broken is None:
                         self._guard(self._idle)
-                except CommunicationError:
-                    pass  # kept by _guard: the next call raises it
+                except Exception:  # noqa: BLE001 - kept by _guard: the next call raises it
+                    pass
                 finally:
                     self._engine.release()

@@ -15,6 +15,10 @@ from holdfast.core.arena import Arena, Bucket
 from holdfast.core.backend import device_of, to_device, to_host
 from holdfast.core.tensor import Tensor
 
+BUCKET_BYTES = 4 << 20
+"""Gradients are summed in parts of about this size. The order in which contributions are added
+depends on a bucket's bounds, so this must not depend on the transport."""
+
 
 class GradientSum:
     """Sums the gradients of `arena` over the ranks of `communicator`; one step at a time.
@@ -25,13 +29,13 @@ class GradientSum:
     """
 
     def __init__(
-        self, arena: Arena, communicator: Communicator, *, bucket_bytes: int | None = None
+        self, arena: Arena, communicator: Communicator, *, bucket_bytes: int = BUCKET_BYTES
     ) -> None:
-        """`bucket_bytes` None leaves the size of a bucket to the communicator."""
         self._arena = arena
         self._communicator = communicator
         self._alone = communicator.world_size == 1
         self._works: list[Work] = []
+        self._running = False
         self._begun = 0  # buckets whose sum has begun in this step
         self._buckets: Sequence[Bucket] = ()
         self._missing: list[int] = []  # by bucket: parameters that backward has yet to finish
@@ -45,7 +49,7 @@ class GradientSum:
             shown = self._sums.view()
             shown.flags.writeable = False  # it may be every rank's: nobody changes it alone
             arena.rehome(gradients=self._gradients, sums=shown)
-        self._buckets = arena.buckets(bucket_bytes or communicator.bucket_bytes)
+        self._buckets = arena.buckets(bucket_bytes)
         self._gradient_slices = [self._gradients[bucket.slice] for bucket in self._buckets]
         self._sum_slices = [self._sums[bucket.slice] for bucket in self._buckets]
         self._home = {
@@ -59,7 +63,11 @@ class GradientSum:
 
     def backward(self, loss: Tensor, weight: float) -> None:
         """Backpropagate `loss`, the mean over this rank's samples, `weight` of the global batch."""
-        loss.backward(weight)
+        self._running = True
+        try:
+            loss.backward(weight)
+        finally:
+            self._running = False
 
     def finish(self) -> None:
         """Return when the arena holds the sums of the whole step."""
@@ -78,6 +86,8 @@ class GradientSum:
 
     def _finished(self, parameter: Tensor) -> None:
         """Begin the sums that backward has just made possible, in the arena's order."""
+        if not self._running:  # a backward of the script's own is not this step's
+            return
         self._missing[self._home[id(parameter)]] -= 1
         # The last bucket is left to `finish`: whoever waits carries it out at once.
         while self._begun < len(self._buckets) - 1 and self._missing[self._begun] == 0:

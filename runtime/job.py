@@ -9,10 +9,12 @@
 
 Alone, the same script trains on one process. What the loop's body does after `job.step()` (a
 schedule's step, an evaluation) belongs to the step: metrics and checkpoints are written when the
-body has ended. The job ends by itself when the script does.
+body has ended. The job ends by itself when the script does after the last batch; a loop that is
+left before calls `job.finish()`.
 """
 
 import atexit
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,9 +30,9 @@ from holdfast.core.backend import choose_device
 from holdfast.core.creation import tensor
 from holdfast.core.nn import Module
 from holdfast.core.optim import Optimizer
-from holdfast.errors import DeadlineExceeded, PeerLost, UsageError
+from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost, UsageError
 from holdfast.runtime import state
-from holdfast.runtime.data_parallel import GradientSum
+from holdfast.runtime.data_parallel import BUCKET_BYTES, GradientSum
 from holdfast.runtime.datasets import ArrayDataset
 from holdfast.runtime.order import DataOrder
 from holdfast.runtime.recorder import Events, Recorder
@@ -61,8 +63,6 @@ def init(spec: WorkerSpec | None = None) -> "Job":
     environment that does not fit, RendezvousError or AuthenticationError where the ranks do not
     come together.
     """
-    import os  # the one place that reads the environment
-
     return Job(spec or WorkerSpec.from_environ(os.environ))
 
 
@@ -85,11 +85,22 @@ class Job:
         """Whether the last batch is the last of its data epoch."""
         self._spec = spec
         self._events = Events(spec)
-        self._previous_hook = sys.excepthook
         self._ended = False
         self._complete = False
-        sys.excepthook = self._on_error
-        atexit.register(self._at_exit)
+        self._recorder: Recorder | None = None
+        self._training: state.Training | None = None
+        self._sum: GradientSum | None = None
+        self._order: DataOrder | None = None
+        self._weight = 1.0
+        self._backward_done = False
+        self._checkpoint_every = 0
+        # This rank's, not yet summed over the ranks: step, loss, and what stands beside it.
+        self._losses: list[tuple[int, float, dict[str, float]]] = []
+        self._began = time.monotonic()
+        self._first_step = 0
+        self._seconds = 0.0  # in steps, without evaluation
+        self._step_ended = 0.0
+        self._last_progress = 0.0
         core_random.manual_seed(self.seed)
         self.communicator = connect(
             GroupConfig(
@@ -100,21 +111,12 @@ class Job:
                 token=spec.token,
                 transport=spec.transport,
                 listen_fd=spec.rendezvous_fd,
+                meeting=spec.rendezvous_seconds,
             )
         )
-        self._recorder: Recorder | None = None
-        self._training: state.Training | None = None
-        self._sum: GradientSum | None = None
-        self._order: DataOrder | None = None
-        self._weight = 1.0
-        self._backward_done = False
-        self._checkpoint_every = 0
-        self._losses: list[tuple[float, dict[str, float]]] = []  # this rank's, not yet summed
-        self._metrics: dict[str, float] = {}
-        self._began = time.monotonic()
-        self._first_step = 0
-        self._seconds = 0.0  # in steps, without evaluation
-        self._last_progress = 0.0
+        self._previous_hook = sys.excepthook
+        sys.excepthook = self._on_error
+        atexit.register(self._at_exit)
 
     # What a script calls
 
@@ -126,7 +128,7 @@ class Job:
         *,
         checkpoint_every: int = 100,
         keep: int = 3,
-        bucket_bytes: int | None = None,
+        bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
         """Make `model` and `optimizer` the job's; go on from a checkpoint if there is one.
 
@@ -159,6 +161,7 @@ class Job:
         order = DataOrder(len(dataset), batch_size, self.seed)
         training.check_data(order)
         self._order = order
+        self._complete = False
         total = epochs * order.steps_per_epoch
         while self.steps < total:
             now = self.steps
@@ -172,8 +175,8 @@ class Job:
             yield self._tensor(inputs), self._tensor(targets)
             if self.steps != now + 1:
                 raise UsageError(
-                    f"the loop's body ended at step {now} without job.step(): call job.backward "
-                    "and job.step once for each batch"
+                    f"the loop's body for step {now} called job.step() {self.steps - now} times: "
+                    "call job.backward and job.step once for each batch"
                 )
             self._seconds += self._step_ended - began
             self._after_step(order, total)
@@ -188,7 +191,7 @@ class Job:
         self._backward_done = True
         self._sum.backward(loss, self._weight)
         beside = {"lr": self._prepared().optimizer.lr, "data_epoch": self.data_epoch}
-        self._losses.append((loss.item() * self._weight, beside))
+        self._losses.append((self.steps + 1, loss.item() * self._weight, beside))
 
     def step(self) -> None:
         """Wait for the summed gradients, update the weights and mark the gradients as used."""
@@ -219,20 +222,26 @@ class Job:
         return float(self.communicator.all_reduce(np.array([value], np.float64))[0])
 
     def log(self, **metrics: float) -> None:
-        """Record metrics of the current step; the last values of each end in `result.json`."""
+        """Record metrics of the current step; the last values of each end in `result.json`.
+
+        Every rank must call it, with the values that rank 0 is to record. Raises UsageError for the
+        name of a field that the result has already.
+        """
         recorder = self._opened()
-        self._metrics.update(metrics)
+        values = {name: float(value) for name, value in metrics.items()}
+        RunResult("finished", metrics=values)  # refuses a name that is taken
+        self._prepared().metrics.update(values)
         self._flush_losses(recorder)
-        recorder.metrics(self.steps, {"data_epoch": self.data_epoch, **metrics})
+        recorder.metrics(self.steps, {"data_epoch": self.data_epoch, **values})
         if self.rank == 0:
             self._events.emit(
-                "evaluated", step=self.steps, data_epoch=self.data_epoch, metrics=metrics
+                "evaluated", step=self.steps, data_epoch=self.data_epoch, metrics=values
             )
 
     def finish(self) -> None:
         """Write the last checkpoint, the plot and the result, and leave; may be called again.
 
-        Called by itself when the script ends after its last batch.
+        Every rank must call it. Called by itself when the script ends after its last batch.
         """
         if self._ended:
             return
@@ -248,7 +257,7 @@ class Job:
                 samples=samples,
                 seconds=time.monotonic() - self._began,
                 samples_per_second=trained / self._seconds if self._seconds else 0.0,
-                metrics=self._metrics,
+                metrics=training.metrics,
                 weights_sha256=weights_sha256(training.weights().values()),
                 world_size=self.world_size,
                 transport=self.communicator.transport,
@@ -275,14 +284,17 @@ class Job:
     def _after_step(self, order: DataOrder, total: int) -> None:
         recorder = self._opened()
         last = self.steps == total
-        due = self._checkpoint_every > 0 and self.steps % self._checkpoint_every == 0
-        if due or last or self.ends_epoch or self.steps % LOSSES_TOGETHER == 0:
+        save = self.ends_epoch or (
+            self._checkpoint_every > 0 and self.steps % self._checkpoint_every == 0
+        )
+        if save or last or self.steps % LOSSES_TOGETHER == 0:
             self._flush_losses(recorder)
-        if (due or self.ends_epoch) and not last:
+        if save and not last:  # the last one is for `finish`
             self._checkpoint(recorder)
         now = time.monotonic()
         due = last or now - self._last_progress >= PROGRESS_SECONDS
-        if self.rank == 0 and due and "loss" in self._metrics:
+        metrics = self._prepared().metrics
+        if self.rank == 0 and due and "loss" in metrics:
             self._last_progress = now
             self._events.emit(
                 "progress",
@@ -290,7 +302,7 @@ class Job:
                 total_steps=total,
                 data_epoch=self.data_epoch,
                 epochs=total // order.steps_per_epoch,
-                loss=self._metrics["loss"],
+                loss=metrics["loss"],
                 samples_per_second=(self._samples(self.steps) - self._samples(self._first_step))
                 / self._seconds,
             )
@@ -299,17 +311,15 @@ class Job:
         """Sum the ranks' losses of the last steps and record them."""
         if not self._losses:
             return
-        losses = self.communicator.all_reduce(np.array([loss for loss, _ in self._losses]))
-        first = self.steps - len(self._losses) + 1
-        for step, (loss, (_, beside)) in enumerate(zip(losses, self._losses, strict=True), first):
+        losses = self.communicator.all_reduce(np.array([loss for _, loss, _ in self._losses]))
+        for loss, (step, _, beside) in zip(losses, self._losses, strict=True):
             recorder.metrics(step, {"loss": loss, **beside})
-        self._metrics["loss"] = float(losses[-1])
+        self._prepared().metrics["loss"] = float(losses[-1])
         self._losses.clear()
 
     def _checkpoint(self, recorder: Recorder) -> None:
-        if recorder.run_dir is None:
+        if recorder.run_dir is None or self._order is None:
             return
-        assert self._order is not None
         model, optimizer, rest = self._prepared().snapshot(self._order, self.steps)
         recorder.checkpoint(self.steps, model, optimizer, rest)
 
@@ -340,33 +350,51 @@ class Job:
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         """Tell the launcher what ended this worker, and let go of the peers."""
-        if not self._ended:
-            self._events.emit(
-                "failed",
-                error=kind.__name__,
-                message=str(error),
-                consequence=isinstance(error, PeerLost | DeadlineExceeded),
-            )
-            if self.rank == 0 and self._recorder is not None and self._spec.events_fd is None:
-                interrupted = issubclass(kind, KeyboardInterrupt)
-                self._recorder.result(
-                    RunResult(
-                        status="interrupted" if interrupted else "failed",
-                        steps=self.steps,
-                        samples=self._samples(self.steps),
-                        seconds=time.monotonic() - self._began,
-                        world_size=self.world_size,
-                        transport=self.communicator.transport,
-                        restarts=self._spec.restart_count,
-                        exit_status=130 if interrupted else 1,
-                        error=f"{kind.__name__}: {error}",
-                    )
+        self._previous_hook(kind, error, trace)  # before anything that may take its time
+        if self._ended:
+            return
+        self._events.emit(
+            "failed",
+            error=kind.__name__,
+            message=str(error),
+            # A peer that is gone or stuck is what another rank's failure looks like from here.
+            consequence=isinstance(error, PeerLost | DeadlineExceeded)
+            or kind is CommunicationError,
+        )
+        if self._recorder is not None and self._spec.events_fd is None:
+            interrupted = issubclass(kind, KeyboardInterrupt)
+            self._recorder.result(
+                RunResult(
+                    status="interrupted" if interrupted else "failed",
+                    steps=self.steps,
+                    samples=self._samples(self.steps),
+                    seconds=time.monotonic() - self._began,
+                    world_size=self.world_size,
+                    transport=self.communicator.transport,
+                    restarts=self._spec.restart_count,
+                    exit_status=130 if interrupted else 1,
+                    error=f"{kind.__name__}: {error}",
                 )
-            self.close()
-        self._previous_hook(kind, error, trace)
+            )
+        self.close()
 
     def _at_exit(self) -> None:
-        if self._complete:
-            self.finish()
-        else:
+        """End the job with its script: well after the last batch, else without a result."""
+        if not self._complete:
+            if self._order is not None and self.rank == 0 and not self._ended:
+                self._events.emit(
+                    "notice",
+                    text=f"holdfast: the script ended after step {self.steps}, before its last "
+                    "batch and without job.finish(): the run has no result",
+                )
             self.close()
+            return
+        try:
+            self.finish()
+        except BaseException as error:  # noqa: BLE001 - Python would end with status 0
+            try:
+                self._on_error(type(error), error, error.__traceback__)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(1)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import CheckpointCorrupt, HoldfastError, UsageError
+from holdfast.errors import CheckpointCorrupt, CheckpointError, UsageError
 from holdfast.runtime.checkpoint import Checkpoint, CheckpointStore
 from holdfast.runtime.files import make_folders
 from holdfast.runtime.progress import ProgressView
@@ -58,7 +58,6 @@ class Recorder:
         self._metrics: MetricsLog | None = None
         self._store: CheckpointStore | None = None
         if self.run_dir is not None:
-            make_folders(self.run_dir)
             self._store = CheckpointStore(
                 self.run_dir / CHECKPOINTS, keep=keep, report=self._notice
             )
@@ -66,8 +65,9 @@ class Recorder:
     def find_checkpoint(self) -> Checkpoint | None:
         """Return the checkpoint to go on from, or None to begin; raise for one that is unusable."""
         store, resume = self._store, self._spec.resume
-        if store is None:
+        if store is None or self.run_dir is None:
             return None
+        make_folders(self.run_dir)
         restarted = self._spec.restart_count > 0
         if resume == "never" and not restarted and store.steps():
             raise UsageError(
@@ -112,7 +112,7 @@ class Recorder:
         self._metrics.flush()
         try:
             path = self._store.save(step, model=model, optimizer=optimizer, state=state)
-        except HoldfastError as error:
+        except CheckpointError as error:
             self._notice(str(error))
         else:
             self._events.emit("checkpoint", step=step, path=str(path))

@@ -6,8 +6,9 @@ may go on and only rank 0's host needs the disk.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from holdfast.core import random as core_random
 from holdfast.core.backend import to_host
 from holdfast.core.nn import Module
 from holdfast.core.optim import Optimizer
-from holdfast.errors import CheckpointMismatch, HoldfastError, UsageError
+from holdfast.errors import CheckpointMismatch, UsageError
 from holdfast.runtime.checkpoint import Checkpoint
 from holdfast.runtime.order import DataOrder
 from holdfast.runtime.recorder import Recorder
@@ -40,6 +41,8 @@ class Training:
     optimizer: Optimizer
     scheduler: Any = None
     data: dict[str, int] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last value of each, as they will stand in the result."""
 
     def weights(self) -> Arrays:
         """Return the parameters by name, in the order in which the model has them."""
@@ -52,6 +55,8 @@ class Training:
             "model_text": repr(self.model),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            "scheduler_kind": self._scheduler_kind(),
+            "metrics": {k: v for k, v in self.metrics.items() if math.isfinite(v)},
             "data": {
                 "step": step,
                 "samples": order.samples,
@@ -75,10 +80,14 @@ class Training:
         """Take up what `snapshot` gave."""
         self.model.load_state_dict(dict(model))
         self.optimizer.load_state(optimizer, rest["optimizer"])
-        if self.scheduler is not None and rest["scheduler"] is not None:
+        if self.scheduler is not None:
             self.scheduler.load_state_dict(rest["scheduler"])
         core_random.set_state(rest["random"])
         self.data = rest["data"]
+        self.metrics = dict(rest["metrics"])
+
+    def _scheduler_kind(self) -> str | None:
+        return type(self.scheduler).__name__ if self.scheduler is not None else None
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise CheckpointMismatch unless `checkpoint` is of this model and optimizer."""
@@ -100,6 +109,13 @@ class Training:
             raise CheckpointMismatch(
                 f"{checkpoint.path} was trained with {found}, this script uses {kind}: take "
                 "another --run-dir, or the same optimizer"
+            )
+
+        if saved["scheduler_kind"] != self._scheduler_kind():
+            raise CheckpointMismatch(
+                f"{checkpoint.path} was trained with the schedule {saved['scheduler_kind']}, this "
+                f"script gives job.prepare {self._scheduler_kind()}: take another --run-dir, or "
+                "the same schedule"
             )
 
     def check_data(self, order: DataOrder) -> None:
@@ -131,7 +147,7 @@ def restore(
     is raised on every rank.
     """
     checkpoint: Checkpoint | None = None
-    failure: HoldfastError | None = None
+    failure: Exception | None = None
     if communicator.rank == 0:
         try:
             checkpoint = recorder.find_checkpoint()
@@ -142,7 +158,7 @@ def restore(
                     checkpoint.model, dict(checkpoint.optimizer), dict(checkpoint.state)
                 )
             recorder.begin(checkpoint)
-        except HoldfastError as error:
+        except Exception as error:  # noqa: BLE001 - raised below, when the others know
             failure = error
     header = _broadcast_json(
         communicator,

@@ -61,6 +61,7 @@ class WorkerSpec:
     run_dir: Path | None = None
     resume: str = "auto"
     restart_count: int = 0
+    rendezvous_seconds: float = 300.0
     rendezvous_fd: int | None = None
     events_fd: int | None = None
 
@@ -93,18 +94,27 @@ class WorkerSpec:
             run_dir=Path(run_dir) if run_dir else default_run_dir(sys.argv[0], time.localtime()),
             resume=environ.get("HOLDFAST_RESUME", "auto"),
             restart_count=_integer(environ, "HOLDFAST_RESTART_COUNT", 0),
+            rendezvous_seconds=_integer(environ, "HOLDFAST_RENDEZVOUS_SECONDS", 300),
             rendezvous_fd=_optional(environ, "HOLDFAST_RENDEZVOUS_FD"),
             events_fd=_optional(environ, "HOLDFAST_EVENTS_FD"),
         )
 
 
 def default_run_dir(script: str, now: time.struct_time) -> Path:
-    """Return runs/SCRIPT-DATE-TIME, where a run is kept that names no directory."""
-    return Path("runs") / f"{Path(script).stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S', now)}"
+    """Return runs/SCRIPT-DATE-TIME, or with a number behind it if that is taken already."""
+    name = f"{Path(script).stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S', now)}"
+    folder, number = Path("runs") / name, 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{name}-{number}", number + 1
+    return folder
 
 
 def _place(environ: Mapping[str, str]) -> tuple[int, int, int, bool]:
     """Return rank, world size, local rank, and whether all ranks are known to be on one host."""
+    if ("RANK" in environ) != ("WORLD_SIZE" in environ):
+        raise UsageError(
+            "RANK and WORLD_SIZE go together: set both on every rank, or neither to run alone"
+        )
     for names in CONVENTIONS:
         if names.rank in environ and names.world_size in environ:
             rank, world_size = (

@@ -79,7 +79,11 @@ class Workers:
     """Starts a script on every rank of a job, each a process of its own, without a launcher."""
 
     def __call__(self, world_size, script, *args, run_dir, transport="auto", timeout=60, **environ):
-        """Run it to its end; return each rank's (exit status, standard error)."""
+        """Run it to its end; return each rank's (exit status, standard error).
+
+        `environ` is added to every rank's environment, `rank_1={...}` to rank 1's.
+        """
+        own = {name: environ.pop(name) for name in list(environ) if name.startswith("rank_")}
         listener = socket.create_server(("127.0.0.1", 0))
         base = {
             **{k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")},
@@ -96,6 +100,7 @@ class Workers:
         processes = []
         for rank in range(world_size):
             env = {**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            env |= own.get(f"rank_{rank}", {})
             fds = ()
             if rank == 0:
                 fds = (listener.fileno(),)

@@ -1,5 +1,7 @@
 """What every communicator must do, whatever carries it."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -150,6 +152,22 @@ def test_bad_calls_are_refused_before_anything_moves(ranks, transport, size):
             comm.all_reduce(x, out=np.zeros(5, np.float32))
         with pytest.raises(UsageError, match="mean of int"):
             comm.all_reduce(np.zeros(4, np.int64), "mean")
+        fixed = np.zeros(4, np.float32)
+        fixed.flags.writeable = False
+        for _ in (1, 2):
+            with pytest.raises(UsageError, match="read-only"):
+                comm.all_reduce(fixed)
+            assert comm.all_reduce(fixed, out=x) is x
+        wide = comm.allocate(30_000, np.float32)
+        with pytest.raises(UsageError, match="overlaps"):
+            comm.all_reduce(wide[:20_000], out=wide[10_000:])
+        assert comm.all_reduce(wide[:20], out=wide[:20]).size == 20
+        for root in (-1, size):
+            with pytest.raises(UsageError, match="root from 0 to"):
+                comm.broadcast(x, root)
+        if comm.rank:
+            with pytest.raises(UsageError, match="overwrite a read-only"):
+                comm.broadcast(fixed)
         comm.barrier()
 
     ranks(size, transport, body)
@@ -170,6 +188,46 @@ def test_ranks_that_disagree_are_told(ranks, transport, size):
         assert all(ranks(size, transport, body))
     except CollectiveMismatch:
         pytest.fail("the error came outside of the call")
+
+
+@pytest.mark.parametrize("differing", ["operation", "dtype", "root"])
+def test_ranks_that_call_different_things_are_told(ranks, transport, size, differing):
+    if size == 1:
+        return
+
+    def body(comm):
+        x = np.ones(8, np.float32 if differing != "dtype" or comm.rank else np.int32)
+
+        def call():
+            if differing == "root":
+                comm.broadcast(x, min(comm.rank, 1))
+            else:
+                comm.all_reduce(x, "max" if differing == "operation" and comm.rank else "sum")
+            comm.barrier()
+
+        with pytest.raises(CommunicationError) as raised:
+            call()
+        return raised.type
+
+    ranks.timeout = 2.0
+    assert CollectiveMismatch in ranks(size, transport, body)
+
+
+def test_closing_does_not_wait_for_work_that_cannot_end(ranks, transport, size):
+    if size == 1:
+        return
+
+    def body(comm):
+        if comm.rank == 0:
+            work = comm.all_reduce(np.ones(100_000, np.float32), async_op=True)
+            comm.close()
+            with pytest.raises(CommunicationError):
+                work.wait()
+        done.wait(60) if comm.rank else done.set()
+
+    ranks.timeout = 300.0
+    done = threading.Event()
+    ranks(size, transport, body)
 
 
 def test_a_closed_communicator_says_so(ranks, transport, size):

@@ -192,8 +192,8 @@ def test_heartbeats_keep_a_quiet_link_and_their_absence_ends_it():
     assert not a.silent(24.0)
 
 
-def header(kind=Kind.DATA, epoch=7, number=0, received=0, length=3):
-    return HEADER.pack(kind, epoch, number, received, length)
+def header(kind=Kind.DATA, epoch=7, number=0, received=0, length=3, tag=0):
+    return HEADER.pack(kind, tag, epoch, number, received, length)
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,31 @@ def test_a_message_of_another_size_is_a_mismatch_of_collectives():
     a, b = pair()
     join(a, b)
     a.expect(memoryview(bytearray(3)))
-    with pytest.raises(CollectiveMismatch, match="3 bytes was expected, rank 1 sends 9999"):
+    with pytest.raises(CollectiveMismatch, match=r"3 bytes .* was expected, rank 1 sends 9999"):
         feed(a, header(length=9999) + b"xyz")
+
+
+def test_a_message_of_another_call_is_a_mismatch_though_its_size_fits():
+    a, b = pair()
+    join(a, b)
+    a.expect(memoryview(bytearray(3)), 0x1234)
+    with pytest.raises(CollectiveMismatch, match=r"of call 1234 was expected.*of call 00ff"):
+        feed(a, header(tag=0xFF) + b"xyz")
+
+
+def test_what_breaks_off_and_comes_again_is_no_progress():
+    a, b = pair()
+    into = bytearray(100)
+    b.expect(memoryview(into))
+    a.send(memoryview(bytes(100)))
+    seen = []
+    for most in (60, 60, 90, 60, 200):
+        join(a, b)
+        move(a, b, HEADER.size + most)
+        seen.append(b.progress)
+        a.detach()
+        b.detach()
+    assert seen == [60, 60, 90, 90, 100]
 
 
 @given(st.binary(max_size=200))

@@ -172,6 +172,37 @@ def test_idle_links_are_kept_and_mended(ranks):
         assert relay.cuts_made == 1
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rank_that_leaves_first_lets_the_other_have_what_it_sent_last(ranks, seed):
+    """The connection is cut within a barrier's messages, and both close right after it."""
+    rng = random.Random(seed)
+    direction = rng.choice(["up", "down"])
+    cut = Cut(0, direction, SHAKE[direction] + rng.randrange(2 * HEADER.size), "reset")
+    print("seed", seed, cut)
+    with nothing_left(), contextlib.ExitStack() as stack:
+        members, _ = group(stack, 2, {(1, 0): (cut,)})
+
+        def body(rank):
+            members[rank].barrier()
+            members[rank].close()
+
+        ranks.threads(2, body)
+
+
+def test_a_path_that_brings_nothing_is_redialled_more_and_more_slowly(ranks):
+    cuts = tuple(Cut(number, "up", 40, "reset") for number in range(10_000))
+    with nothing_left(), contextlib.ExitStack() as stack:
+        members, made = group(stack, 2, {(1, 0): cuts}, timeout=1.5)
+
+        def body(rank):
+            with pytest.raises(DeadlineExceeded):
+                members[rank].barrier()
+            members[rank].close()
+
+        ranks.threads(2, body)
+        assert made[(1, 0)].cuts_made < 60
+
+
 def test_a_peer_that_never_comes_is_named_within_the_deadline(ranks):
     with nothing_left(), contextlib.ExitStack() as stack:
         members, _ = group(stack, 2, {}, timeout=0.5)
@@ -206,7 +237,7 @@ def strangers(address):
 def test_strangers_are_refused_and_the_job_is_unharmed(ranks):
     with nothing_left(), contextlib.ExitStack() as stack:
         members, _ = group(stack, 2, {})
-        address = members[0]._wire._listener.getsockname()[:2]
+        address = members[0]._wire._door._listener.getsockname()[:2]
         done = threading.Event()
 
         def body(rank):
@@ -237,7 +268,7 @@ def test_a_wrong_token_never_joins(ranks):
     with nothing_left(), contextlib.ExitStack() as stack:
         token = secrets.token_bytes(32)
         members, _ = group(stack, 2, {}, token=token, timeout=1.0)
-        members[1]._wire._token = secrets.token_bytes(32)
+        members[1]._wire._door._token = secrets.token_bytes(32)
 
         def body(rank):
             with contextlib.closing(members[rank]), pytest.raises(DeadlineExceeded):

@@ -44,17 +44,38 @@ def test_an_error_belongs_to_its_work_and_a_broken_group_refuses_what_follows(qu
     def lose():
         raise PeerLost("rank 3 has ended")
 
-    ordinary = queue.submit(lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        ordinary.wait()
-    queue.run(lambda: None)
     lost = queue.submit(lose)
     with pytest.raises(PeerLost, match="rank 3"):
         lost.wait()
-    with pytest.raises(CommunicationError, match="broke before this call: rank 3 has ended"):
+    assert queue.broken
+    # The same kind again: whoever meets it later is still told that a peer was lost.
+    with pytest.raises(PeerLost, match="broke before this call: rank 3 has ended"):
         queue.run(lambda: None)
-    with pytest.raises(CommunicationError, match="broke before"):
+    with pytest.raises(PeerLost, match="broke before"):
         queue.submit(lambda: None)
+
+
+def test_any_error_within_a_call_puts_the_ranks_out_of_step(queue):
+    with pytest.raises(ZeroDivisionError):
+        queue.run(lambda: 1 / 0)
+    with pytest.raises(CommunicationError, match="broke before this call: division by zero"):
+        queue.run(lambda: None)
+
+
+def test_closing_breaks_off_what_is_being_carried_out():
+    begun, aborted = threading.Event(), threading.Event()
+    queue = WorkQueue("busy", abort=aborted.set)
+
+    def busy():
+        begun.set()
+        assert aborted.wait(20)
+        raise CommunicationError("closed while rank 1 was awaited")
+
+    work = queue.submit(busy)
+    begun.wait()
+    queue.close()
+    with pytest.raises(CommunicationError, match="was awaited"):
+        work.wait()
 
 
 def test_closing_tells_those_who_wait_and_ends_the_thread(queue):

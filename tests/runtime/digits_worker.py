@@ -21,6 +21,8 @@ parser.add_argument("--checkpoint-every", type=int, default=5)
 parser.add_argument("--bucket-bytes", type=int, default=4096)
 parser.add_argument("--kill-at", type=int, default=-1, help="end by SIGKILL after this step")
 parser.add_argument("--raise-at", type=int, default=-1)
+parser.add_argument("--break-at", type=int, default=-1)
+parser.add_argument("--finish", action="store_true", help="call job.finish() after the loop")
 parser.add_argument("--on-rank", type=int, default=-1, help="the rank to end; -1: all")
 args = parser.parse_args()
 
@@ -64,9 +66,13 @@ for images, labels in job.batches(train, args.batch_size, args.epochs):
             os.kill(os.getpid(), signal.SIGKILL)
         if job.steps == args.raise_at:
             raise ArithmeticError(f"asked for at step {job.steps}")
+    if job.steps == args.break_at:
+        break
     if job.ends_epoch:
         with hf.no_grad():
             right = sum(
                 float((model(as_asked(x)).argmax(1) == y).sum().item()) for x, y in job.shard(test)
             )
         job.log(test_accuracy=job.sum(right) / len(test))
+if args.finish:
+    job.finish()

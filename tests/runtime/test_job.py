@@ -157,6 +157,47 @@ def test_a_rank_that_fails_ends_the_others_with_a_named_error(workers, tmp_path)
     assert "has ended" in results[0][1]
 
 
+@pytest.mark.local
+def test_a_finished_run_that_is_started_again_keeps_its_figures(train):
+    first = train(2, "run")
+    again = train(2, "run")
+    for name in ("steps", "samples", "loss", "test_accuracy", "weights_sha256"):
+        assert again[name] == first[name]
+
+
+@pytest.mark.local
+def test_an_error_at_the_very_end_is_an_error(workers, tmp_path):
+    """What fails when the job ends by itself must not leave status 0."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.read_text() + "\njob._recorder.result = lambda result: 1 / 0\n")
+    for code, errors in workers(2, script, "--epochs=1", run_dir=tmp_path / "run", transport="shm"):
+        assert code == 1
+        assert "ZeroDivisionError" in errors
+
+
+@pytest.mark.local
+def test_a_loop_that_is_left_early_says_that_it_has_no_result(workers, tmp_path):
+    for code, _ in workers(1, SCRIPT, "--break-at=3", run_dir=tmp_path / "left"):
+        assert code == 0
+    assert not (tmp_path / "left" / "result.json").exists()
+    for code, _ in workers(2, SCRIPT, "--break-at=3", "--finish", run_dir=tmp_path / "finished"):
+        assert code == 0
+    result = json.loads((tmp_path / "finished" / "result.json").read_text())
+    assert (result["steps"], result["samples"]) == (3, 3 * 96)
+
+
+@pytest.mark.local
+def test_a_wrong_token_is_one_clear_error(workers, tmp_path):
+    (_, first), (code, second) = workers(
+        2, SCRIPT, run_dir=tmp_path / "run", timeout=90, rank_1={"HOLDFAST_TOKEN": "cd" * 32},
+        rank_0={"HOLDFAST_RENDEZVOUS_SECONDS": "5"},
+    )  # fmt: skip
+    assert code == 1
+    assert "HOLDFAST_TOKEN of the two differ" in second
+    assert second.count("Traceback") == 1
+    assert "rank(s) 1 of 2 did not come" in first
+
+
 @pytest.fixture
 def alone(tmp_path):
     job = hf.init(hf.WorkerSpec(run_dir=tmp_path / "run"))
@@ -211,8 +252,42 @@ def test_the_loop_s_mistakes_are_named(alone):
     alone.backward(F.cross_entropy(model(x), y))
     with pytest.raises(UsageError, match="called twice"):
         alone.backward(F.cross_entropy(model(x), y))
-    with pytest.raises(UsageError, match="ended at step 0 without"):
+    with pytest.raises(UsageError, match="for step 0 called job"):
         next(batches)
+
+
+def test_metrics_belong_to_their_steps_and_may_be_numpy_s(alone, tmp_path):
+    model, optimizer = small()
+    alone.prepare(model, optimizer)
+    for x, y in alone.batches(points(), batch_size=4, epochs=1):
+        alone.backward(F.cross_entropy(model(x), y))
+        alone.log(gradient=np.float32(0.5))
+        alone.step()
+        with pytest.raises(UsageError, match="steps"):
+            alone.log(steps=1.0)
+    alone.finish()
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
+    assert [line["step"] for line in lines if "gradient" in line] == [0, 1, 2]
+
+
+def test_another_schedule_than_the_checkpoint_s_is_refused(tmp_path):
+    for scheduled in (True, False):
+        job = hf.init(hf.WorkerSpec(run_dir=tmp_path / "run"))
+        model, optimizer = small()
+        schedule = optim.lr_scheduler.StepLR(optimizer, 5) if scheduled else None
+        try:
+            if scheduled:
+                job.prepare(model, optimizer, schedule)
+                for x, y in job.batches(points(), 4, 1):
+                    job.backward(F.cross_entropy(model(x), y))
+                    job.step()
+                job.finish()
+            else:
+                with pytest.raises(CheckpointMismatch, match="schedule StepLR"):
+                    job.prepare(model, optimizer, schedule)
+        finally:
+            job.close()
 
 
 def test_another_seed_than_the_checkpoint_s_is_refused(tmp_path):

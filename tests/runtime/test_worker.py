@@ -80,6 +80,7 @@ def test_other_launchers(environ, place):
     ("environ", "message"),
     [
         ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK must be a whole number, found 'one'"),
+        ({"RANK": "0"}, "RANK and WORLD_SIZE go together"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 and WORLD_SIZE=2 do not fit"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, "set MASTER_ADDR"),
         ({"HOLDFAST_TOKEN": "secret"}, "must be hexadecimal"),
