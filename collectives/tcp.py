@@ -22,6 +22,7 @@ from functools import partial
 from holdfast.collectives.door import Door
 from holdfast.collectives.handshake import Hello
 from holdfast.collectives.link import HEADER, Link, LinkConfig
+from holdfast.collectives.redial import Redial
 from holdfast.errors import CommunicationError, DeadlineExceeded, ProtocolError
 
 SPINS = 40
@@ -39,12 +40,11 @@ class _Peer:
     rank: int
     address: Address
     link: Link
+    redial: Redial
     sock: socket.socket | None = None
     interest: int = 0
     """What epoll watches the socket for; -1: it hung up, and only reading tells more."""
     dialing: bool = False
-    next_dial: float = 0.0
-    pause: float = 0.0
     progress: int = 0
     """The link's when the connection was made: one that brings nothing is redialled slowly."""
     queued: int = 0
@@ -291,7 +291,9 @@ class TcpTransport:
         place = self._peers.get(rank)
         if place is None:
             link = Link(self.rank, rank, self._epoch, self._config)
-            place = self._peers[rank] = _Peer(rank, self._addresses[rank], link)
+            place = self._peers[rank] = _Peer(
+                rank, self._addresses[rank], link, Redial(self._config)
+            )
         return place
 
     def _break(self, place: _Peer, why: str) -> None:
@@ -304,19 +306,13 @@ class TcpTransport:
         place.sock.close()
         place.sock = None
         place.link.detach()
-        if place.link.progress > place.progress:
-            place.pause = 0.0
-        self._postpone(place, why)
-
-    def _postpone(self, place: _Peer, why: str) -> None:
-        """Set when to dial next: soon at first, then later and later."""
+        useful = place.link.progress > place.progress
+        place.redial.postpone(time.monotonic(), useful=useful)
         place.trouble = why
-        place.next_dial = time.monotonic() + place.pause
-        place.pause = min(max(2 * place.pause, self._config.first_retry), self._config.last_retry)
 
     def _dial(self, place: _Peer, now: float) -> None:
         """Begin a connection to a lower rank, if it is time to."""
-        if place.rank < self.rank and not place.dialing and now >= place.next_dial:
+        if place.rank < self.rank and not place.dialing and now >= place.redial.due:
             place.dialing = True
             hello = Hello(self.rank, place.rank, self._epoch, place.link.received)
             self._door.dial(place.address, hello)
@@ -360,7 +356,8 @@ class TcpTransport:
         """Dial `peer` again later."""
         place = self._peers[peer]
         place.dialing = False
-        self._postpone(place, why)
+        place.redial.postpone(time.monotonic())
+        place.trouble = why
 
 
 def _flushed(place: _Peer) -> bool:

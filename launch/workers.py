@@ -1,7 +1,7 @@
 """The workers of one node: child processes that are started, listened to and ended together.
 
 One thread per group does it all: it starts the processes (the kernel ends them when *it* ends, see
-`exec.py`), reads their pipes, waits for their ends and stops them. It knows no Ray.
+`holdfast/exec.py`), reads their pipes, waits for their ends and stops them. It knows no Ray.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
+from holdfast import exec
 from holdfast.errors import LaunchError
 from holdfast.launch.environment import EVENTS_FD, RENDEZVOUS_FD
 
@@ -35,7 +36,7 @@ BUFFER_LIMIT = 8 * 2**20
 _READ_SIZE = 64 * 1024
 _LAST_READS = 64  # of a pipe whose worker has ended; a child that left its group may still write
 _UNKILLABLE = 10.0  # seconds after SIGKILL when a process must be gone
-_EXEC = str(Path(__file__).with_name("exec.py"))
+_EXEC = exec.__file__
 _SWEEPER = str(Path(__file__).with_name("sweeper.py"))
 
 

@@ -8,6 +8,7 @@ HoldfastError
 ├── CheckpointError         a checkpoint cannot be used
 │   ├── CheckpointCorrupt   its bytes are not those that were written
 │   └── CheckpointMismatch  it is whole, but of another model or optimizer
+├── UnsupportedFault    this kind of network cannot break in that way; also a UsageError
 ├── GradientError           backward was asked for what the graph cannot give
 ├── ShapeError              arrays do not fit together; also a ValueError (holdfast.core.errors)
 ├── CommunicationError      the ranks cannot go on together; carries rank, peer and operation
@@ -17,6 +18,7 @@ HoldfastError
 │   ├── CollectiveMismatch  ranks called different collectives, or with different arrays
 │   ├── DeadlineExceeded    nothing moved for longer than the deadline
 │   └── PeerLost            a peer's process has ended
+├── FabricError             a network for tests cannot be built here: no root, a missing tool
 └── LaunchError             the job could not be started
     └── WorkerFailed        a worker ended with an error; carries its rank and exit status
 ```
@@ -31,6 +33,10 @@ class HoldfastError(Exception):
 
 class UsageError(HoldfastError):
     """An option, an argument or a file cannot be used as given; exit status 2."""
+
+
+class UnsupportedFault(UsageError):
+    """A network of this kind has no means for that kind of fault."""
 
 
 class MissingDependency(HoldfastError):
@@ -83,6 +89,10 @@ class DeadlineExceeded(CommunicationError):
 
 class PeerLost(CommunicationError):
     """A peer's process has ended."""
+
+
+class FabricError(HoldfastError):
+    """A network for tests and drills cannot be built or changed on this machine."""
 
 
 class LaunchError(HoldfastError):

@@ -1,7 +1,7 @@
-"""Become a worker that dies with its agent: `python -S -E exec.py PARENT_PID -- ARGV…`.
+"""Become a program that dies with its parent: `python -S -E exec.py PARENT_PID -- ARGV…`.
 
-It runs between the agent and the worker, in place of a `preexec_fn`, which is not safe in a process
-with threads. Standard library only: it is started by its path, without Holdfast.
+It runs between the parent and the program, in place of a `preexec_fn`, which is not safe in a
+process with threads. Standard library only: it is started by its path, without Holdfast.
 """
 
 import ctypes
@@ -13,10 +13,10 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Ask the kernel for SIGKILL when the agent ends, then replace this process by the worker.
+    """Ask the kernel for SIGKILL when the parent ends, then replace this process by the program.
 
-    The kernel means the *thread* that started this process: the agent starts its workers from one
-    that lives as long as they do.
+    The kernel means the *thread* that started this process: start it from one that lives as long
+    as the program should.
     """
     parent, dashes, *argv = arguments
     if dashes != "--" or not argv:
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
         code = ctypes.get_errno()
         raise OSError(code, f"prctl(PR_SET_PDEATHSIG): {os.strerror(code)}")
     if os.getppid() != int(parent):
-        raise SystemExit(f"the agent (process {parent}) has ended before its worker began")
+        raise SystemExit(f"the parent (process {parent}) has ended before its program began")
     # Ray starts its processes with SIGINT blocked, and a mask outlives exec.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.execve(argv[0], argv, os.environ)

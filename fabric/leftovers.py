@@ -1,0 +1,95 @@
+"""What a network leaves behind when its process is killed, and how the next one sweeps it.
+
+Each network writes down in a folder of its own which process groups it started. When the process
+that made it is gone, `sweep` ends the groups that are left, has the kernel's part removed (see
+`kernel.py`) and deletes the folder.
+
+Rule: a process is known by its number and its start time, so that nobody else's is ever ended.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_GROUPS = "groups"
+_OWNER = "owner"
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process began, in the kernel's ticks; None if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rsplit(")", 1)[1].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def identity(pid: int) -> str:
+    """Return a process as it is written down: its number and start time."""
+    return f"{pid} {start_time(pid) or 0}"
+
+
+def lives(identity: str) -> bool:
+    """Return whether that very process still runs."""
+    pid, began = map(int, identity.split())
+    return start_time(pid) == began
+
+
+class Traces:
+    """The folder of one network: sockets, and the process groups that it started."""
+
+    def __init__(self) -> None:
+        root = _root()
+        self.name = secrets.token_hex(4)
+        aside = root / f".{self.name}"
+        aside.mkdir()
+        (aside / _OWNER).write_text(identity(os.getpid()), encoding="ascii")
+        self.folder = root / self.name
+        aside.rename(self.folder)  # never seen without its owner
+
+    def started(self, group: int) -> None:
+        """Write down a process group, known by its leader."""
+        with open(self.folder / _GROUPS, "a", encoding="ascii") as file:
+            file.write(identity(group) + "\n")
+
+    def remove(self) -> None:
+        """End the groups that are left and delete the folder; may be called again."""
+        _clear(self.folder)
+
+
+def sweep() -> list[str]:
+    """Clear up after networks whose process is gone; return the names that they had."""
+    swept = []
+    for folder in abandoned():
+        _clear(folder)
+        swept.append(folder.name)
+    return swept
+
+
+def abandoned() -> Iterator[Path]:
+    """Yield the folders of networks whose process is gone."""
+    for folder in _root().iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if not folder.name.startswith(".") and not lives((folder / _OWNER).read_text()):
+                yield folder
+
+
+def _clear(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / _GROUPS).read_text(encoding="ascii").splitlines():
+            if lives(line):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(int(line.split()[0]), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _root() -> Path:
+    root = Path(tempfile.gettempdir()) / f"holdfast-fabric-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    return root
