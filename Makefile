@@ -4,7 +4,7 @@ PY := .venv/bin/python
 ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help setup train test check format test-gpu test-parity soak bench peers clean
+.PHONY: help setup train drill test check format test-gpu test-parity soak bench peers clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 22
@@ -19,6 +19,9 @@ train: setup ## the main job: two workers train a LeNet on Fashion-MNIST (ARGS="
 	@.venv/bin/holdfast data fetch fashion-mnist
 	@echo "holdfast: training on two workers"
 	@.venv/bin/holdfast launch --nproc-per-node 2 examples/fashion_lenet.py $(ARGS)
+
+drill: setup ## the main job on three hosts whose links are cut: does it hold? (ARGS="--mtbf 1s")
+	@.venv/bin/holdfast drill $(ARGS)
 
 test: setup ## all tests that this machine can run (skips say why)
 	@$(PY) -m pytest $(ARGS)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.witness import Blind, Witness
 from holdfast.collectives.work import Work
 from holdfast.errors import UsageError
 
@@ -128,8 +129,12 @@ class GroupConfig:
     `master_addr` and `master_port` are where rank 0 listens for the others; `listen_fd` is an
     inherited socket that listens there already (rank 0 only). `token` is the job's secret.
     `timeout` is how long nothing may move before a call gives up, `meeting` how long the ranks may
-    take to find each other, in seconds. `address` is this
-    rank's own address for links; None takes the one that reaches the master.
+    take to find each other, in seconds.
+
+    `address` is this rank's own address, which its links listen at (on `port`; 0: any) and dial
+    from; None listens at the one that reaches the master. `control_address` is the same for meeting
+    the others (None: `address`). `public` is where peers reach its links if that is another place,
+    as behind port forwarding. `witness` is told what the collectives go through.
     """
 
     rank: int
@@ -143,6 +148,10 @@ class GroupConfig:
     meeting: float = 300.0
     epoch: int = 0
     address: str | None = None
+    port: int = 0
+    public: tuple[str, int] | None = None
+    control_address: str | None = None
+    witness: Witness = field(default_factory=Blind, repr=False)
     link: LinkConfig = field(default_factory=LinkConfig)
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ PURPOSE = b"link"
 MOST_STRANGERS = 64
 """Connections that have not proved themselves yet; the oldest makes room for a new one."""
 OUT_OF_DESCRIPTORS_SECONDS = 0.05
+_BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT: the port is chosen when the peer is known
 
 log = logging.getLogger("holdfast.link")
 
@@ -70,14 +71,16 @@ class Door:
         house: House,
         *,
         seconds: float,
+        source: str | None = None,
     ) -> None:
-        """`seconds` is how long a handshake may take."""
+        """`seconds` is how long a handshake may take, `source` the address to dial from."""
         listener.setblocking(False)
         self._listener = listener
         self._token = token
         self._poll = poll
         self._house = house
         self._seconds = seconds
+        self._source = source
         self._visitors: dict[int, _Visitor] = {}
         self._strangers: deque[_Visitor] = deque()
         poll.register(listener.fileno(), select.EPOLLIN)
@@ -97,7 +100,7 @@ class Door:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
-        code = sock.connect_ex(address)
+        code = self._connect(sock, address)
         if code not in _BEGUN:
             sock.close()
             self._house.fail(hello.peer, os.strerror(code))
@@ -106,6 +109,16 @@ class Door:
         visitor = _Visitor(sock, deadline, handshake.CHALLENGE_SIZE, peer=hello.peer)
         visitor.dialer = handshake.Dialer(self._token, PURPOSE, hello)
         self._begin(visitor)
+
+    def _connect(self, sock: socket.socket, address: tuple[str, int]) -> int:
+        """Begin to connect; return an error number."""
+        try:
+            if self._source is not None:
+                sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+                sock.bind((self._source, 0))
+            return sock.connect_ex(address)
+        except OSError as error:  # the address is gone with its network card, say
+            return error.errno or errno.EIO
 
     def expire(self, now: float) -> None:
         """Give up the handshakes that took too long."""

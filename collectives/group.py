@@ -54,6 +54,7 @@ def connect(config: GroupConfig) -> Communicator:
         config.master_port,
         config.token,
         listen_fd=config.listen_fd,
+        source=config.control_address or config.address,
         timeout=config.meeting,
     ) as table:
         tables = table.exchange({"transport": config.transport, "host": host_identity()})
@@ -81,22 +82,27 @@ def _agree(asked: list[str], hosts: list[str]) -> str:
 
 def _open_tcp(config: GroupConfig, table: Rendezvous) -> Communicator:
     address = config.address or table.local_address
-    listener = listen(address, 0)
+    listener = listen(address, config.port)
     try:
-        tables = table.exchange({"address": address, "port": listener.getsockname()[1]})
+        public = config.public or listener.getsockname()[:2]
+        tables = table.exchange({"address": public[0], "port": public[1]})
         transport = TcpTransport(
             config.rank,
             listener,
             [(entry["address"], entry["port"]) for entry in tables],
             config.token,
             epoch=config.epoch,
+            source=config.address,
             timeout=config.timeout,
             config=config.link,
+            witness=config.witness,
         )
     except BaseException:
         listener.close()
         raise
-    return ScheduledCommunicator(transport, "tcp", segment=config.link.segment)
+    return ScheduledCommunicator(
+        transport, "tcp", segment=config.link.segment, witness=config.witness
+    )
 
 
 def _open_shm(config: GroupConfig, table: Rendezvous) -> Communicator:

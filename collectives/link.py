@@ -11,20 +11,29 @@ Rule: a message is delivered when its last byte has been read, never before.
 A frame is a header and, for DATA, the payload. All integers are little-endian:
 
     kind u8 | a zero byte | tag u16 | epoch u32 | number u64 | received u64 | length u64
+    | checksum of the payload u32 | CRC-32 of what stands before it u32
 
 `number` is the message's number, `received` how many messages the writer of the frame has; `tag`
-says of which call a message is part, so that ranks that call different things are told.
+says of which call a message is part, so that ranks that call different things are told. A frame
+whose checksum is wrong raises `CorruptFrame`: the connection is given up for another, as if broken.
+LEAVE is an end's last frame: it will send nothing more and not come back.
 Messages of at most `copy_limit` bytes are copied; larger ones are borrowed until acknowledged.
 """
 
 import struct
+import zlib
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
 
+from holdfast.collectives.checksum import checksum
 from holdfast.errors import CollectiveMismatch, ProtocolError, UsageError
 
-HEADER = struct.Struct("<BxHIQQQ")
+HEADER = struct.Struct("<BxHIQQQII")
+_FIELDS = struct.Struct("<BxHIQQQI")
+_CRC = struct.Struct("<I")
+
+_NOTHING = memoryview(b"")
 
 SMALL_BEFORE_ACK = 32
 """Small messages are acknowledged with whatever flows back, or after this many."""
@@ -36,6 +45,11 @@ class Kind(IntEnum):
     DATA = 1
     ACK = 2
     BEAT = 3
+    LEAVE = 4
+
+
+class CorruptFrame(Exception):
+    """Bytes changed on their way: give the connection up, the link goes on over another one."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,9 @@ class Link:
         self._furthest = 0  # bytes of the current message that were ever read
         self.resent = 0
         """How many messages were put on a wire a second time."""
+        self.left = False
+        """Whether the peer has left: whatever it had to send has arrived."""
+        self._leaving = False
         self.numbered = 0
         """How many messages were given to `send`."""
         self._borrowed = 0  # messages up to and including the last borrowed one
@@ -99,6 +116,7 @@ class Link:
         self._payload: memoryview | None = None
         self._length = -1  # of the payload whose header is read; -1: none is
         self._tag = 0
+        self._checksum = 0
         self._ack_due = False
         self._small = 0  # small messages received and not acknowledged yet
         self._beat_due = False
@@ -134,20 +152,27 @@ class Link:
             if self._next == self.numbered:
                 break
             payload, tag = self._kept[self._next - self.acknowledged]
-            self._frame(Kind.DATA, self._next, len(payload), now, tag)
+            self._frame(Kind.DATA, self._next, payload, now, tag)
             if payload:
                 self._wire.append(payload)
             self._next += 1
             self.resent += self._next <= self._reached
             self._reached = max(self._reached, self._next)
         if self._ack_due:
-            self._frame(Kind.ACK, 0, 0, now)
+            self._frame(Kind.ACK, 0, _NOTHING, now)
         elif self._beat_due and not self._wire:
-            self._frame(Kind.BEAT, 0, 0, now)
+            self._frame(Kind.BEAT, 0, _NOTHING, now)
+        if self._leaving and self._next == self.numbered:
+            self._leaving = False
+            self._frame(Kind.LEAVE, 0, _NOTHING, now)
 
-    def _frame(self, kind: Kind, number: int, length: int, now: float, tag: int = 0) -> None:
-        header = HEADER.pack(kind, tag, self.epoch, number, self.received, length)
-        self._wire.append(memoryview(header))
+    def _frame(
+        self, kind: Kind, number: int, payload: memoryview, now: float, tag: int = 0
+    ) -> None:
+        fields = _FIELDS.pack(
+            kind, tag, self.epoch, number, self.received, len(payload), checksum(payload)
+        )
+        self._wire.append(memoryview(fields + _CRC.pack(zlib.crc32(fields))))
         self._ack_due = self._beat_due = False  # every frame carries `received` and is a sign
         self._small = 0
         self._spoke = now
@@ -186,7 +211,10 @@ class Link:
         return self._header[self._filled :]
 
     def filled(self, count: int, now: float) -> None:
-        """Take note that `count` bytes were read into what `wanted` returned."""
+        """Take note that `count` bytes were read into what `wanted` returned.
+
+        Raises CorruptFrame for bytes that are not those sent, ProtocolError for what no peer sends.
+        """
         self._heard = now
         self._filled += count
         if self._length < 0:
@@ -201,7 +229,9 @@ class Link:
                 self._deliver()
 
     def _take_header(self) -> None:
-        kind, tag, epoch, number, received, length = HEADER.unpack(self._header)
+        kind, tag, epoch, number, received, length, payload_sum, crc = HEADER.unpack(self._header)
+        if crc != zlib.crc32(self._header[: _FIELDS.size]):
+            raise CorruptFrame("a corrupt frame came")
         if epoch != self.epoch:
             raise ProtocolError(f"{self}: a frame of epoch {epoch} came on a link of {self.epoch}")
         self._acknowledge(received)
@@ -210,9 +240,10 @@ class Link:
                 raise ProtocolError(
                     f"{self}: message {self.received} was expected, found message {number}"
                 )
-            self._length, self._tag = length, tag
-        elif kind not in (Kind.ACK, Kind.BEAT) or length or number:
+            self._length, self._tag, self._checksum = length, tag, payload_sum
+        elif kind not in (Kind.ACK, Kind.BEAT, Kind.LEAVE) or length or number:
             raise ProtocolError(f"{self}: found a frame of kind {kind} and length {length}")
+        self.left |= kind == Kind.LEAVE
 
     def _begin_payload(self) -> None:
         """Open the awaited buffer for the message whose header is read."""
@@ -228,6 +259,8 @@ class Link:
             self._deliver()
 
     def _deliver(self) -> None:
+        if self._payload is not None and checksum(self._payload) != self._checksum:
+            raise CorruptFrame("a corrupt message came")
         self._awaited.popleft()
         self._furthest = 0
         self.received += 1
@@ -275,6 +308,10 @@ class Link:
     def acknowledge_soon(self) -> None:
         """Let the peer know at the next `gather` what has arrived."""
         self._ack_due = self.attached
+
+    def leave(self) -> None:
+        """Tell the peer, behind all that was sent, that nothing more will come."""
+        self._leaving = self.attached
 
     def moved(self, now: float) -> None:
         """Take note that the peer's host took bytes of ours: slow is not dead."""

@@ -77,12 +77,17 @@ class Rendezvous:
         token: bytes,
         *,
         listen_fd: int | None = None,
+        source: str | None = None,
         timeout: float,
     ) -> None:
-        """Meet the others; RendezvousError after `timeout` seconds, or AuthenticationError."""
+        """Meet the others; RendezvousError after `timeout` seconds, or AuthenticationError.
+
+        `source` is the address to come from; None leaves it to the system.
+        """
         self.rank = rank
         self.world_size = world_size
         self._token = token
+        self._source = source
         self._where = f"{address} port {port}"
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
@@ -204,7 +209,11 @@ class Rendezvous:
         while time.monotonic() < self._deadline:
             sock = None
             try:
-                sock = socket.create_connection((address, port), timeout=self._left())
+                sock = socket.create_connection(
+                    (address, port),
+                    timeout=self._left(),
+                    source_address=None if self._source is None else (self._source, 0),
+                )
                 hello = handshake.Hello(self.rank, self.world_size, 0, 0)
                 dialer = handshake.Dialer(self._token, PURPOSE, hello)
                 challenge = _exactly(sock, handshake.CHALLENGE_SIZE, self._deadline)

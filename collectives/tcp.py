@@ -21,9 +21,10 @@ from functools import partial
 
 from holdfast.collectives.door import Door
 from holdfast.collectives.handshake import Hello
-from holdfast.collectives.link import HEADER, Link, LinkConfig
+from holdfast.collectives.link import HEADER, CorruptFrame, Link, LinkConfig
 from holdfast.collectives.redial import Redial
-from holdfast.errors import CommunicationError, DeadlineExceeded, ProtocolError
+from holdfast.collectives.witness import Blind, Witness
+from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost, ProtocolError
 
 SPINS = 40
 """How often a waiting rank looks at the socket before it sleeps until something moves."""
@@ -50,6 +51,11 @@ class _Peer:
     queued: int = 0
     trouble: str = "no connection was made yet"
     connections: int = 0
+    lost_at: float = 0.0
+    sent: int = 0
+    received: int = 0
+    told: int = 0
+    """The bytes, both ways, that the witness was told of."""
 
 
 class TcpTransport:
@@ -67,8 +73,10 @@ class TcpTransport:
         token: bytes,
         *,
         epoch: int = 0,
+        source: str | None = None,
         timeout: float = 300.0,
         config: LinkConfig | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.rank = rank
         self.world_size = len(addresses)
@@ -79,7 +87,10 @@ class TcpTransport:
         self._timeout = timeout
         self._addresses = addresses
         self._poll = select.epoll()
-        self._door = Door(listener, token, self._poll, self, seconds=self._config.handshake)
+        self._door = Door(
+            listener, token, self._poll, self, seconds=self._config.handshake, source=source
+        )
+        self._witness = witness or Blind()
         self._peers: dict[int, _Peer] = {}
         self._by_fd: dict[int, _Peer] = {}
         self._next_care = 0.0
@@ -103,6 +114,8 @@ class TcpTransport:
         """
         place = self._peer(peer)
         number = place.link.expect(into, tag)
+        if time.monotonic() >= self._next_care:  # also where no wait ever leaves time for it
+            self._turn(0.0)
         if place.sock is not None:
             self._read(place)
             self._flush_soon(place)
@@ -128,7 +141,7 @@ class TcpTransport:
         """Close every socket; may be called again.
 
         If graceful, wait a few seconds at most until the peers have the small messages that were
-        sent last, over a new connection if need be.
+        sent last, over a new connection if need be. Peers are told either way.
         """
         if self._closed:
             return
@@ -136,6 +149,10 @@ class TcpTransport:
         if graceful and not self._aborted:
             with contextlib.suppress(CommunicationError):  # what broke the job is known already
                 self._linger()
+        for place in self._peers.values():
+            if place.sock is not None:
+                place.link.leave()
+                self._write(place)
         for place in self._peers.values():
             if place.sock is not None:
                 place.sock.close()
@@ -155,8 +172,8 @@ class TcpTransport:
     def _settled(self, place: _Peer) -> bool:
         """Return whether a peer has all that was sent to it, or is known to be gone."""
         link = place.link
-        gone = place.sock is None and place.trouble == os.strerror(errno.ECONNREFUSED)
-        return gone or link.acknowledged == link.numbered
+        refused = place.sock is None and place.trouble == os.strerror(errno.ECONNREFUSED)
+        return refused or link.left or link.acknowledged == link.numbered
 
     # Waiting
 
@@ -177,6 +194,11 @@ class TcpTransport:
                     f"closed while rank {self.rank} awaited {what} {place.rank}"
                 )
             self._turn(self._config.heartbeat / 4)
+            if place.link.left and not arrived():
+                raise PeerLost(
+                    f"rank {self.rank} awaited {what} rank {place.rank}, which has left the group "
+                    f"(epoch {self._epoch}): its own output says why"
+                )
             if (now_at := self._progress()) != progress:
                 progress, since = now_at, time.monotonic()
             elif time.monotonic() - since > self._timeout:
@@ -222,6 +244,9 @@ class TcpTransport:
             if queued < place.queued - HEADER.size:
                 place.link.moved(now)  # a heartbeat that a kernel took says nothing of the peer
             place.queued = queued
+            if place.told != place.sent + place.received:
+                place.told = place.sent + place.received
+                self._witness.traffic(place.rank, place.sent, place.received)
             if place.link.silent(now):
                 self._break(place, f"nothing moved for {self._config.silence:.3g} s")
             else:
@@ -244,8 +269,12 @@ class TcpTransport:
             if count == 0:
                 self._break(place, "the peer closed it")
                 return
+            place.received += count
             try:
                 link.filled(count, time.monotonic())
+            except CorruptFrame as error:
+                self._break(place, str(error))
+                return
             except ProtocolError:
                 self._break(place, "it broke the protocol")
                 raise
@@ -268,6 +297,7 @@ class TcpTransport:
                 self._break(place, error.strerror or str(error))
                 return
             link.wrote(count)
+            place.sent += count
 
     def _flush_soon(self, place: _Peer) -> None:
         """Let out what reading made due: an acknowledgement."""
@@ -307,12 +337,17 @@ class TcpTransport:
         place.sock = None
         place.link.detach()
         useful = place.link.progress > place.progress
-        place.redial.postpone(time.monotonic(), useful=useful)
+        place.lost_at = time.monotonic()
+        place.redial.postpone(place.lost_at, useful=useful)
         place.trouble = why
+        if not place.link.left and not self._closed:
+            self._witness.link_lost(place.rank, why)
 
     def _dial(self, place: _Peer, now: float) -> None:
         """Begin a connection to a lower rank, if it is time to."""
-        if place.rank < self.rank and not place.dialing and now >= place.redial.due:
+        if place.link.left or place.dialing:
+            return
+        if place.rank < self.rank and now >= place.redial.due:
             place.dialing = True
             hello = Hello(self.rank, place.rank, self._epoch, place.link.received)
             self._door.dial(place.address, hello)
@@ -343,6 +378,7 @@ class TcpTransport:
         if place.connections:
             self.reconnections += 1
             log.info("%s: connected again after: %s", place.link, place.trouble)
+            self._witness.link_restored(peer, time.monotonic() - place.lost_at)
         place.connections += 1
         place.progress = place.link.progress
         place.sock = sock

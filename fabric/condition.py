@@ -30,8 +30,8 @@ class Condition:
     """What happens to packets at one place.
 
     `blocked`: nobody gets through and nobody is told. `loss`, `reordering` and `corruption` are
-    probabilities per packet; `latency` is added to each in seconds, with up to `jitter` more;
-    `rate` is in bit/s.
+    probabilities per packet; `latency` is added to each in seconds, with up to `jitter` more, and
+    `overtaken` to those that reordering hits; `rate` is in bit/s.
     """
 
     blocked: bool = False
@@ -39,6 +39,7 @@ class Condition:
     latency: float = 0.0
     jitter: float = 0.0
     reordering: float = 0.0
+    overtaken: float = 0.0
     corruption: float = 0.0
     rate: float = math.inf
 
@@ -50,6 +51,7 @@ class Condition:
             latency=self.latency + other.latency,
             jitter=self.jitter + other.jitter,
             reordering=1 - (1 - self.reordering) * (1 - other.reordering),
+            overtaken=max(self.overtaken, other.overtaken),
             corruption=1 - (1 - self.corruption) * (1 - other.corruption),
             rate=min(self.rate, other.rate),
         )
@@ -171,7 +173,7 @@ _CONDITIONS: dict[str, Callable[[Fault], Condition]] = {
     "partition": lambda fault: _BLOCKED,
     "loss": lambda fault: Condition(loss=fault.p),
     "latency": lambda fault: Condition(latency=fault.latency, jitter=fault.jitter),
-    "reorder": lambda fault: Condition(reordering=fault.p, latency=fault.latency),
+    "reorder": lambda fault: Condition(reordering=fault.p, overtaken=fault.latency),
     "corrupt": lambda fault: Condition(corruption=fault.p),
     "rate": lambda fault: Condition(rate=fault.rate),
 }

@@ -161,11 +161,14 @@ class Fault:
         for name in _TARGETS:
             if name in table:
                 words.append(_target(name, table.pop(name)))
-        words += [f"{name} {value}" for name, value in table.items()]
-        return " ".join(words)
+        lasting = [f"for {table.pop('for')}"] if "for" in table else []
+        for name, value in table.items():
+            words.append(str(value) if name in _SPEAKS_FOR_ITSELF else f"{name} {value}")
+        return " ".join(words + lasting)
 
 
 _TARGETS = ("link", "nic", "switch", "host", "worker", "groups")
+_SPEAKS_FOR_ITSELF = frozenset({"latency", "rate"})
 _ALWAYS = frozenset({"kind", "for_", *_TARGETS})
 _SECONDS = frozenset({"for_", "latency", "jitter", "down", "up"})
 

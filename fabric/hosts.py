@@ -140,7 +140,8 @@ class HostsEngine(ABC):
         """Whose `reached` is called when a worker comes to a moment; its maker sets it."""
         self._told = told
         self._closed = False
-        self._timer = Timer()
+        self._errors: list[Exception] = []
+        self._timer = Timer(self._errors)
         self.stage = Stage(self.traces.folder, self._reached, self._tell)
 
     @abstractmethod
@@ -188,7 +189,7 @@ class HostsEngine(ABC):
     def close(self) -> None:
         """End every process and remove everything; may be called again.
 
-        Raises what went wrong with a fault that happened on its own, at a time.
+        Raises what went wrong with a fault that happened on its own, at a time or a step.
         """
         if self._closed:
             return
@@ -201,8 +202,8 @@ class HostsEngine(ABC):
             self.remove()
         finally:
             self.traces.remove()
-        if self._timer.errors:
-            raise self._timer.errors[0]
+        if self._errors:
+            raise self._errors[0]
 
     def environment(self, host: str, rank: int, local_rank: int = 0) -> dict[str, str]:
         """Return the variables that put a worker on `host`; rank 0 is on the first host."""
@@ -230,7 +231,10 @@ class HostsEngine(ABC):
 
     def _reached(self, rank: int, step: int, phase: str) -> None:
         if self.network is not None:
-            self.network.reached(rank, step, phase)
+            try:
+                self.network.reached(rank, step, phase)
+            except Exception as error:  # noqa: BLE001 - whoever closes the network is told
+                self._errors.append(error)
 
     def _tell(self, rank: int, event: Mapping[str, Any]) -> None:
         if self._told is not None:
@@ -238,15 +242,14 @@ class HostsEngine(ABC):
 
 
 class Timer:
-    """Calls things later, one at a time, in a thread of its own."""
+    """Calls things later, one at a time, in a thread of its own; `errors` gets what they raise."""
 
-    def __init__(self) -> None:
+    def __init__(self, errors: list[Exception]) -> None:
         self._wake = threading.Condition()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
         self._cancelled: set[int] = set()
-        self.errors: list[Exception] = []
-        """What calls raised."""
+        self._errors = errors
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="holdfast-timer", daemon=True)
         self._thread.start()
@@ -281,4 +284,4 @@ class Timer:
                 try:
                     call()
                 except Exception as error:  # noqa: BLE001 - whoever closes the network is told
-                    self.errors.append(error)
+                    self._errors.append(error)

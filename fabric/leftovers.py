@@ -1,8 +1,8 @@
 """What a network leaves behind when its process is killed, and how the next one sweeps it.
 
 Each network writes down in a folder of its own which process groups it started. When the process
-that made it is gone, `sweep` ends the groups that are left, has the kernel's part removed (see
-`kernel.py`) and deletes the folder.
+that made it is gone, `sweep` ends the groups that are left and deletes the folder. Namespaces are
+swept apart from that: see `kernel_namespaces.py`.
 
 Rule: a process is known by its number and its start time, so that nobody else's is ever ended.
 """
@@ -83,9 +83,11 @@ def abandoned() -> Iterator[Path]:
 def _clear(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         for line in (folder / _GROUPS).read_text(encoding="ascii").splitlines():
-            if lives(line):
+            group = int(line.split()[0])
+            # A leader's number is nobody else's while its group has members, even without it.
+            if lives(line) or start_time(group) is None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(int(line.split()[0]), signal.SIGKILL)
+                    os.killpg(group, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
 
 

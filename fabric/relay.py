@@ -1,89 +1,107 @@
-"""A relay between two ends of TCP connections that can cut what passes through it, at a given byte.
+"""A relay: TCP connections pass it, each on its own route, and meet there what is imposed.
 
-Where a fault falls is given by connection, direction and number of bytes, not by time, so that a
-test cuts the same place every time. A cut is a `reset` (both ends get an error at once) or a
-`stall` (nothing more comes through and nobody is told: a silent drop).
+Any number of listeners and connections share one thread. Whoever connects to a listener is taken
+for who it is by its source address; a stranger is refused. For each direction of a connection the
+conditions of all places on its way hold together, and change at any time:
+- *blocked*: nothing passes, neither bytes nor the end of a stream nor a reset, and nobody is told.
+  A new connection is taken by the kernel, as the dialler sees it, and goes no further. All goes on
+  when the path is free again.
+- *latency*, *jitter*, *loss*, *reordering*, *corruption*: see `relay_line.py`.
+- *rate*: see `relay_gate.py`; all that pass a place share its rate.
+
+A dialler whose listener refuses learns of it by a reset rather than at once: by then the relay has
+taken its connection.
 """
 
 import contextlib
-import os
-import select
+import errno
+import logging
+import math
 import socket
-import struct
-import threading
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Literal
 
-Direction = Literal["up", "down"]
-"""`up` is from the end that dialled to the end that listens."""
+from holdfast.errors import FabricError
+from holdfast.fabric.condition import CLEAR, Condition, Place
+from holdfast.fabric.relay_connection import RESET, Address, Connection, Route
+from holdfast.fabric.relay_flow import Pipes
+from holdfast.fabric.relay_gate import Gate
+from holdfast.fabric.relay_loop import Loop, Task
 
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger: close sends a reset
-_READ = 1 << 18
+_BACKLOG = 4096
+_AT_ONCE = 64  # connections that a listener takes in a row
+_OUT_OF_DESCRIPTORS = 0.05  # seconds until a listener tries again
 
+log = logging.getLogger("holdfast.relay")
 
-@dataclass(frozen=True)
-class Cut:
-    """Cut connection number `connection` when `after` bytes have gone through in `direction`."""
-
-    connection: int
-    direction: Direction
-    after: int
-    how: Literal["reset", "stall"]
-
-
-class _Flow:
-    """One direction of one connection."""
-
-    def __init__(self, source: socket.socket, target: socket.socket, limit: int | None) -> None:
-        self.source = source
-        self.target = target
-        self.limit = limit
-        self.passed = 0
-        self.waiting = memoryview(b"")
-        self.ended = False
-
-    def room(self) -> int:
-        """Return how many bytes may be read now."""
-        if self.waiting or self.ended:
-            return 0
-        return _READ if self.limit is None else min(_READ, self.limit - self.passed)
+Admit = Callable[[Address], Route | None]
+"""Says where a connection from an address goes; None refuses it. Called in the relay's thread."""
 
 
 class Relay:
-    """Relays connections from its own `address` to `target`; use it as a context manager.
+    """Relays connections until it is closed; a context manager. Thread-safe.
 
-    `cuts` are carried out once each. A thread moves the bytes; `close` ends it and all it relays.
+    Chance is drawn from `seed`, the connection's number and its bytes.
     """
 
-    def __init__(self, target: tuple[str, int], cuts: tuple[Cut, ...] = ()) -> None:
-        self.passed = {"up": 0, "down": 0}
-        """Bytes that went through, over all connections."""
+    def __init__(self, *, seed: int = 0) -> None:
+        self.pipes = Pipes()
+        self.refused = 0
+        """Connections that no route was given to."""
         self.cuts_made = 0
-        self._target = target
-        self._cuts = {(cut.connection, cut.direction): cut for cut in cuts}
-        self._pairs: dict[int, dict[Direction, _Flow]] = {}
-        self._stalled: set[int] = set()
-        self._connections = 0
-        self._listener = socket.create_server((target[0], 0))
-        self.address: tuple[str, int] = self._listener.getsockname()[:2]
-        self._wake_read, self._wake_write = os.pipe()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="holdfast-relay", daemon=True)
-        self._thread.start()
+        """Connections that came to a `Way`'s limit."""
+        self._seed = seed
+        self._total: Mapping[Place, Condition] = {}
+        self._gates: dict[Place, Gate] = {}
+        self._listeners: list[_Listener] = []
+        self._connections: set[Connection] = set()
+        self._number = 0
+        self._loop = Loop("holdfast-relay")
+
+    def listen(self, address: Address, admit: Admit) -> Address:
+        """Take connections at `address` (port 0: any); return it with its port.
+
+        Raises FabricError if the address is in use.
+        """
+        try:
+            sock = socket.create_server(address, backlog=_BACKLOG)
+        except OSError as error:
+            raise FabricError(
+                f"the relay cannot listen at {address[0]}:{address[1]}: {error.strerror}"
+            ) from None
+        sock.setblocking(False)
+        host, port = sock.getsockname()[:2]
+        try:
+            self._loop.call(lambda: self._open(sock, admit))
+        except BaseException:
+            sock.close()
+            raise
+        return host, port
+
+    def impose(self, total: Mapping[Place, Condition]) -> None:
+        """Let these conditions hold from now on, and no others; they do when this returns."""
+        self._loop.call(lambda: self._impose(dict(total)))
+
+    def reset(self, where: frozenset[Place], one_end: str | None = None) -> int:
+        """Break the connections that pass there either way; return how many there were.
+
+        Both ends are told, or only host `one_end`: to the other nothing happens any more.
+        """
+        return self._loop.call(lambda: self._reset(where, one_end))
+
+    def passed(self) -> dict[Place, int]:
+        """Return how many bytes have passed each place until now; may be asked after closing."""
+        return self._counts() if self._loop.closed else self._loop.call(self._counts)
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, silent ones included."""
+        return len(self._connections)
 
     def close(self) -> None:
         """End every connection and the thread; may be called again."""
-        if self._closed:
-            return
-        self._closed = True
-        os.write(self._wake_write, b"x")
-        self._thread.join()
-        self._listener.close()
-        for number in list(self._pairs):
-            self._end(number, reset=False)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._loop.close(self._end)
 
     def __enter__(self) -> "Relay":
         return self
@@ -96,91 +114,126 @@ class Relay:
     ) -> None:
         self.close()
 
-    def _run(self) -> None:
-        while not self._closed:
-            readers: dict[int, tuple[int, Direction]] = {}
-            writers: dict[int, tuple[int, Direction]] = {}
-            for number, flows in self._pairs.items():
-                if number in self._stalled:
-                    continue
-                for direction, flow in flows.items():
-                    if flow.room():
-                        readers[flow.source.fileno()] = (number, direction)
-                    if flow.waiting:
-                        writers[flow.target.fileno()] = (number, direction)
-            own = [self._wake_read, self._listener.fileno()]
-            readable, writable, _ = select.select([*own, *readers], list(writers), [])
-            if self._listener.fileno() in readable:
-                self._accept()
-            for fd in readable:
-                if fd in readers:
-                    self._move(*readers[fd])
-            for fd in writable:
-                if fd in writers:
-                    self._move(*writers[fd])
+    # In the loop's thread
 
-    def _accept(self) -> None:
-        near, _ = self._listener.accept()
+    def gate(self, place: Place) -> Gate:
+        """Return the gate of a place."""
+        if place not in self._gates:
+            self._gates[place] = Gate(self._total.get(place, CLEAR).rate)
+        return self._gates[place]
+
+    def watch(self, sock: socket.socket, task: Task) -> None:
+        """Tell `task` what happens to `sock`."""
+        self._loop.watch(sock, task)
+
+    def forget(self, fd: int) -> None:
+        """Watch a socket no more."""
+        self._loop.forget(fd)
+
+    def ended(self, connection: Connection) -> None:
+        """Take note that a connection has closed its sockets."""
+        self._connections.discard(connection)
+
+    def begin(self, sock: socket.socket, route: Route | None) -> None:
+        """Relay a connection that has come, whose socket this takes over; None refuses it."""
+        if route is None:
+            self.refused += 1
+            _refuse(sock)
+            return
         try:
-            far = socket.create_connection(self._target, timeout=5.0)
-        except OSError:
-            near.close()
+            far = socket.socket(sock.family, socket.SOCK_STREAM)
+        except OSError as error:
+            log.error("a connection is refused: %s; raise ulimit -n", error.strerror)
+            _refuse(sock)
             return
-        for sock in (near, far):
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        number = self._connections
-        self._connections += 1
-        up, down = self._cuts.get((number, "up")), self._cuts.get((number, "down"))
-        self._pairs[number] = {
-            "up": _Flow(near, far, up.after if up else None),
-            "down": _Flow(far, near, down.after if down else None),
-        }
-        for direction in ("up", "down"):
-            self._cut_if_due(number, direction)
+        connection = Connection(sock, far, route, f"{self._seed}/{self._number}", self)
+        self._number += 1
+        self._connections.add(connection)
+        connection.change(self._total, time.monotonic())
+        self._loop.stir(connection)
 
-    def _move(self, number: int, direction: Direction) -> None:
-        if number not in self._pairs or number in self._stalled:
-            return  # the other direction has just ended it
-        flow = self._pairs[number][direction]
-        try:
-            if not flow.waiting:
-                data = flow.source.recv(flow.room())
-                if not data:
-                    flow.ended = True
-                    flow.target.shutdown(socket.SHUT_WR)
-                    if all(f.ended for f in self._pairs[number].values()):
-                        self._end(number, reset=False)
-                    return
-                flow.waiting = memoryview(data)
-            sent = flow.target.send(flow.waiting)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._end(number, reset=True)
-            return
-        flow.waiting = flow.waiting[sent:]
-        flow.passed += sent
-        self.passed[direction] += sent
-        self._cut_if_due(number, direction)
+    def _open(self, sock: socket.socket, admit: Admit) -> None:
+        listener = _Listener(sock, admit, self, self._loop)
+        self._listeners.append(listener)
+        self._loop.watch(sock, listener)
 
-    def _cut_if_due(self, number: int, direction: Direction) -> None:
-        cut = self._cuts.get((number, direction))
-        if cut is None or number not in self._pairs:
-            return
-        if self._pairs[number][direction].passed < cut.after:
-            return
-        del self._cuts[(number, direction)]
-        self.cuts_made += 1
-        if cut.how == "reset":
-            self._end(number, reset=True)
-        else:
-            self._stalled.add(number)
+    def _impose(self, total: Mapping[Place, Condition]) -> None:
+        self._total = total
+        now = time.monotonic()
+        for place, gate in self._gates.items():
+            gate.change(total.get(place, CLEAR).rate, now)
+        for connection in self._connections:
+            connection.change(total, now)
+            self._loop.stir(connection)
 
-    def _end(self, number: int, *, reset: bool) -> None:
-        for flow in self._pairs.pop(number).values():
-            if reset:
-                with contextlib.suppress(OSError):
-                    flow.source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            flow.source.close()
-        self._stalled.discard(number)
+    def _reset(self, where: frozenset[Place], one_end: str | None) -> int:
+        hit = [
+            each
+            for each in self._connections
+            if not where.isdisjoint(each.route.up.places + each.route.down.places)
+        ]
+        for connection in hit:
+            connection.reset(one_end)
+            self._loop.stir(connection)
+        return len(hit)
+
+    def _counts(self) -> dict[Place, int]:
+        return {place: gate.passed for place, gate in self._gates.items()}
+
+    def _end(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self._connections):
+            connection.close()
+        self.pipes.close()
+
+
+class _Listener(Task):
+    """A listening socket."""
+
+    def __init__(self, sock: socket.socket, admit: Admit, relay: Relay, loop: Loop) -> None:
+        self._sock = sock
+        self._admit = admit
+        self._relay = relay
+        self._loop = loop
+
+    def __str__(self) -> str:
+        return f"the relay's listener at {self._sock.getsockname()}"
+
+    def told(self, fd: int, event: int) -> None:
+        """A turn follows, which is all that is needed."""
+
+    def turn(self) -> float:
+        """Take some of the connections that have come."""
+        for _ in range(_AT_ONCE):
+            try:
+                sock, address = self._sock.accept()
+            except BlockingIOError:
+                return math.inf
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    continue  # that connection has gone already
+                log.error("a connection cannot be taken: %s; raise ulimit -n", error.strerror)
+                return time.monotonic() + _OUT_OF_DESCRIPTORS
+            try:
+                route = self._admit(address[:2])
+            except Exception:  # whatever is wrong with it, the others are not held up
+                log.exception("whether to relay a connection from %s cannot be told", address)
+                route = None
+            self._relay.begin(sock, route)
+        return -math.inf
+
+    def abort(self) -> None:
+        """Go on with the connections behind the one that failed."""
+        self._loop.stir(self)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._loop.forget(self._sock.fileno())
+        self._sock.close()
+
+
+def _refuse(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    sock.close()

@@ -323,7 +323,7 @@ def _draw_values(rng: random.Random, kind: str, lasting: float) -> dict[str, Any
         case "reorder":
             return {"p": rng.choice((0.01, 0.1))}
         case "corrupt":
-            return {"p": rng.choice((0.001, 0.01))}
+            return {"p": rng.choice((0.0001, 0.001))}
         case "rate":
             return {"rate": rng.choice((20e6, 100e6))}
         case "disk-slow":

@@ -11,7 +11,7 @@ scalable, commodity data center network architecture" (2008).
 import tomllib
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,8 @@ class Topology:
     cables: tuple[Cable, ...]
 
     def __post_init__(self) -> None:
+        if not self.hosts:
+            raise UsageError(f"{self.name}: a network without hosts")
         nodes = [*self.hosts, *self.switches]
         twice = sorted({node for node in nodes if nodes.count(node) > 1})
         if twice:
@@ -73,8 +75,6 @@ class Topology:
                     f"{self.name}: one cable between two different nodes was expected, found "
                     f"{ends.count(pair)} between {cable.a} and {cable.b}"
                 )
-        if not self.hosts:
-            raise UsageError(f"{self.name}: a network without hosts")
         for host in self.hosts:
             if not any(self.cables[number].network == "data" for number in self.cables_of(host)):
                 raise UsageError(f"{self.name}: host {host} has no cable for data")
@@ -286,6 +286,34 @@ def fat_tree(
         for place in range(half)
     ]
     return _finish("fat-tree", hosts, [*edges, *aggregations, *cores], cables, control)
+
+
+def parse_topology(text: str) -> Topology:
+    """Return the topology of `star:3`, `two-rails:3`, `leaf-spine:2,2,2`, `fat-tree:4`, or a file.
+
+    With `+control` behind it, a control network is added to a named one.
+    """
+    name, _, numbers = text.removesuffix("+control").partition(":")
+    control = text.endswith("+control")
+    if name not in _NAMED:
+        if Path(text).suffix == ".toml":
+            return load_topology(Path(text))
+        raise UsageError(
+            f"a topology of {', '.join(_NAMED)} or a .toml file was expected, found {text!r}"
+        )
+    make, count = _NAMED[name]
+    parts = numbers.split(",")
+    if len(parts) != count or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{name} takes {count} whole number(s), as {name}:{','.join('2' * count)}")
+    return make(*map(int, parts), control=control)
+
+
+_NAMED: Mapping[str, tuple[Callable[..., Topology], int]] = {
+    "star": (star, 1),
+    "two-rails": (two_rails, 1),
+    "leaf-spine": (leaf_spine, 3),
+    "fat-tree": (fat_tree, 1),
+}
 
 
 def load_topology(path: Path) -> Topology:

@@ -7,6 +7,7 @@ import typer
 
 from holdfast.errors import HoldfastError, UsageError, WorkerFailed
 from holdfast.launch.commands import bench, data
+from holdfast.launch.commands.drill import drill
 from holdfast.launch.commands.launch import launch
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command("launch", no_args_is_help=True, context_settings={"allow_interspersed_args": False})(
     launch
 )
+app.command("drill", context_settings={"allow_interspersed_args": False})(drill)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 

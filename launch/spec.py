@@ -21,7 +21,8 @@ class LaunchSpec:
 
     Paths are as the user gave them but `run_dir` and a path in `resume`, which are absolute.
     Construction raises UsageError for what can be judged without looking at the machine;
-    `check_files` looks at the files, the launcher at the nodes.
+    `check_cluster` looks for the nodes' address, `check_files` at the files, the launcher at the
+    nodes.
     """
 
     script: Path
@@ -53,11 +54,6 @@ class LaunchSpec:
                 f"--transport shm joins the ranks of one host, but --nnodes is {self.nnodes}: "
                 "use --transport tcp or auto"
             )
-        if self.nnodes > 1 and self.address is None:
-            raise UsageError(
-                f"--nnodes {self.nnodes} needs a Ray cluster: start one (`ray start --head` on one "
-                "machine, `ray start --address=HOST:PORT` on the others) and give its --address"
-            )
         if self.address is not None and self.address.startswith("ray://"):
             raise UsageError(
                 f"--address {self.address} is a Ray Client address: run the command on a machine "
@@ -84,6 +80,15 @@ class LaunchSpec:
         return plain
 
 
+def check_cluster(spec: LaunchSpec) -> None:
+    """Raise UsageError if `spec` asks for nodes that no Ray cluster is named for."""
+    if spec.nnodes > 1 and spec.address is None:
+        raise UsageError(
+            f"--nnodes {spec.nnodes} needs a Ray cluster: start one (`ray start --head` on one "
+            "machine, `ray start --address=HOST:PORT` on the others) and give its --address"
+        )
+
+
 def check_files(spec: LaunchSpec) -> None:
     """Raise UsageError if a file or folder that `spec` names cannot be used."""
     if not spec.script.exists():
@@ -101,6 +106,14 @@ def check_files(spec: LaunchSpec) -> None:
 def default_run_dir(script: Path, now: datetime) -> Path:
     """Return `runs/<script-stem>-<YYYYmmdd-HHMMSS>`."""
     return Path("runs") / f"{script.stem}-{now:%Y%m%d-%H%M%S}"
+
+
+def fresh_folder(folder: Path) -> Path:
+    """Return `folder`, or with a number behind it if a job of the same second has it."""
+    fresh, number = folder, 2
+    while fresh.exists():
+        fresh, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return fresh
 
 
 def absolute_resume(resume: str, folder: Path) -> str:

@@ -149,6 +149,10 @@ class WorkerGroup:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def processes(self) -> dict[int, int]:
+        """Return the process number of every worker that has not ended, by rank."""
+        return {rank: worker.process.pid for rank, worker in self._workers.copy().items()}
+
     def poll(self, timeout: float, *, gather: float = 0.0) -> list[WorkerEvent]:
         """Return what has happened since the last call, waiting up to `timeout` seconds for it.
 

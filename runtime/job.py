@@ -37,6 +37,7 @@ from holdfast.runtime.datasets import ArrayDataset
 from holdfast.runtime.order import DataOrder
 from holdfast.runtime.recorder import Events, Recorder
 from holdfast.runtime.result import RunResult, weights_sha256
+from holdfast.runtime.witness import JobWitness
 from holdfast.runtime.worker import WorkerSpec
 
 LOSSES_TOGETHER = 10
@@ -102,6 +103,7 @@ class Job:
         self._step_ended = 0.0
         self._last_progress = 0.0
         core_random.manual_seed(self.seed)
+        self._witness = JobWitness(spec, self._events)
         self.communicator = connect(
             GroupConfig(
                 rank=spec.rank,
@@ -111,7 +113,13 @@ class Job:
                 token=spec.token,
                 transport=spec.transport,
                 listen_fd=spec.rendezvous_fd,
+                timeout=spec.timeout_seconds,
                 meeting=spec.rendezvous_seconds,
+                address=spec.address,
+                port=spec.port,
+                public=spec.public,
+                control_address=spec.control_address,
+                witness=self._witness,
             )
         )
         self._previous_hook = sys.excepthook
@@ -141,7 +149,8 @@ class Job:
         self._training = state.Training(model, optimizer, scheduler)
         self._checkpoint_every = checkpoint_every
         self._sum = GradientSum(optimizer.arena, self.communicator, bucket_bytes=bucket_bytes)
-        self._recorder = Recorder(self._spec, self._events, keep=keep)
+        files = self._witness.files()
+        self._recorder = Recorder(self._spec, self._events, keep=keep, files=files)
         resumed = state.restore(
             self._training, self.communicator, self._recorder, seed=self._spec.seed
         )
@@ -170,6 +179,7 @@ class Job:
             self.data_epoch = order.data_epoch(now)
             self.ends_epoch = (now + 1) % order.steps_per_epoch == 0
             core_random.manual_seed(state.step_seed(self.seed, now, self.rank))
+            self._witness.step_begins(now)
             inputs, targets = dataset[shard.indices]
             began = time.monotonic()
             yield self._tensor(inputs), self._tensor(targets)
@@ -189,6 +199,7 @@ class Job:
         if self._backward_done:
             raise UsageError("job.backward was called twice in a step: add the losses first")
         self._backward_done = True
+        self._witness.phase("backward")
         self._sum.backward(loss, self._weight)
         beside = {"lr": self._prepared().optimizer.lr, "data_epoch": self.data_epoch}
         self._losses.append((self.steps + 1, loss.item() * self._weight, beside))
@@ -200,11 +211,13 @@ class Job:
         if not self._backward_done:
             raise UsageError("job.step was called before job.backward")
         self._sum.finish()
+        self._witness.phase("update")
         training.optimizer.step()
         training.optimizer.zero_grad()
         self._backward_done = False
         self.steps += 1
         self._step_ended = time.monotonic()
+        self._witness.step_ended(self.steps - 1)
 
     def shard(
         self, dataset: ArrayDataset, batch_size: int = EVALUATION_BATCH
@@ -276,8 +289,9 @@ class Job:
         atexit.unregister(self._at_exit)
         if self._recorder is not None:
             self._recorder.close()
-        self._events.close()
         self.communicator.close()
+        self._events.close()
+        self._witness.close()
 
     # Between steps
 
@@ -320,6 +334,7 @@ class Job:
     def _checkpoint(self, recorder: Recorder) -> None:
         if recorder.run_dir is None or self._order is None:
             return
+        self._witness.phase("checkpoint")
         model, optimizer, rest = self._prepared().snapshot(self._order, self.steps)
         recorder.checkpoint(self.steps, model, optimizer, rest)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import CheckpointCorrupt, CheckpointError, UsageError
 from holdfast.runtime.checkpoint import Checkpoint, CheckpointStore
-from holdfast.runtime.files import make_folders
+from holdfast.runtime.files import OS_FILES, Files, make_folders
 from holdfast.runtime.progress import ProgressView
 from holdfast.runtime.result import RunResult, write_result
 from holdfast.runtime.worker import WorkerSpec
@@ -51,7 +51,9 @@ class Events:
 class Recorder:
     """Keeps the run directory of one job."""
 
-    def __init__(self, spec: WorkerSpec, events: Events, *, keep: int) -> None:
+    def __init__(
+        self, spec: WorkerSpec, events: Events, *, keep: int, files: Files = OS_FILES
+    ) -> None:
         self.run_dir = spec.run_dir if spec.rank == 0 else None
         self._spec = spec
         self._events = events
@@ -59,7 +61,7 @@ class Recorder:
         self._store: CheckpointStore | None = None
         if self.run_dir is not None:
             self._store = CheckpointStore(
-                self.run_dir / CHECKPOINTS, keep=keep, report=self._notice
+                self.run_dir / CHECKPOINTS, keep=keep, report=self._notice, files=files
             )
 
     def find_checkpoint(self) -> Checkpoint | None:

@@ -47,6 +47,8 @@ class WorkerSpec:
 
     `run_dir` None keeps nothing on disk. `seed` None takes that of the checkpoint, or 0. `resume`
     is `auto` (go on from the newest checkpoint of `run_dir`), `never`, or a checkpoint's path.
+    `timeout_seconds` is how long nothing may move on any link before the job gives up. For
+    `address` to `control_address` see `GroupConfig`; `host` and `stage` are a drill's.
     """
 
     rank: int = 0
@@ -64,6 +66,13 @@ class WorkerSpec:
     rendezvous_seconds: float = 300.0
     rendezvous_fd: int | None = None
     events_fd: int | None = None
+    timeout_seconds: float = 300.0
+    address: str | None = None
+    port: int = 0
+    public: tuple[str, int] | None = None
+    control_address: str | None = None
+    host: str = ""
+    stage: str | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "WorkerSpec":
@@ -97,6 +106,13 @@ class WorkerSpec:
             rendezvous_seconds=_integer(environ, "HOLDFAST_RENDEZVOUS_SECONDS", 300),
             rendezvous_fd=_optional(environ, "HOLDFAST_RENDEZVOUS_FD"),
             events_fd=_optional(environ, "HOLDFAST_EVENTS_FD"),
+            timeout_seconds=_integer(environ, "HOLDFAST_TIMEOUT_SECONDS", 300),
+            address=environ.get("HOLDFAST_ADDRESS") or None,
+            port=_integer(environ, "HOLDFAST_PORT", 0),
+            public=_public(environ.get("HOLDFAST_PUBLIC_ADDRESS", "")),
+            control_address=environ.get("HOLDFAST_CONTROL_ADDRESS") or None,
+            host=environ.get("HOLDFAST_HOST", ""),
+            stage=environ.get("HOLDFAST_STAGE") or None,
         )
 
 
@@ -134,6 +150,16 @@ def _place(environ: Mapping[str, str]) -> tuple[int, int, int, bool]:
                 _integer(environ, names.local_world_size, 0) == world_size,
             )
     return 0, 1, 0, True
+
+
+def _public(value: str) -> tuple[str, int] | None:
+    """Return the host and port of `HOST:PORT`."""
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"HOLDFAST_PUBLIC_ADDRESS must be HOST:PORT, found {value!r}")
+    return host.strip("[]"), int(port)
 
 
 def _integer(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -1,6 +1,7 @@
 """Fixtures that several rooms' tests share."""
 
 import contextlib
+import functools
 import os
 import secrets
 import socket
@@ -11,6 +12,25 @@ import threading
 import pytest
 
 from holdfast.collectives import GroupConfig, LinkConfig, connect
+from holdfast.errors import FabricError
+from holdfast.fabric import build, star
+
+
+@functools.cache
+def why_no_kernel_network():
+    """Return what is missing for a network of namespaces; None if nothing is."""
+    try:
+        build("kernel", star(1)).close()
+    except FabricError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(autouse=True)
+def skip_without_namespaces(request):
+    if request.node.get_closest_marker("netns") and why_no_kernel_network():
+        pytest.skip(why_no_kernel_network())
+
 
 QUICK_LINK = LinkConfig(
     segment=16 << 10, copy_limit=1 << 10, heartbeat=0.05, silence=0.25, handshake=0.5

@@ -15,8 +15,10 @@ from holdfast.launch.spec import (
     LaunchSpec,
     TransportName,
     absolute_resume,
+    check_cluster,
     check_files,
     default_run_dir,
+    fresh_folder,
     new_run_id,
 )
 
@@ -65,7 +67,7 @@ def launch(
     MASTER_PORT. Options come before SCRIPT; what follows it is the script's own. Exit status: the
     first failing worker's (128 + n for signal n), 2 for bad usage, 130 after Ctrl-C.
     """
-    folder = Path.cwd() / (run_dir or _fresh(default_run_dir(script, datetime.now())))
+    folder = Path.cwd() / (run_dir or fresh_folder(default_run_dir(script, datetime.now())))
     spec = LaunchSpec(
         script=script,
         args=tuple(args or ()),
@@ -81,6 +83,7 @@ def launch(
         dry_run=dry_run,
         run_id=new_run_id(folder, secrets.token_hex(4)),
     )
+    check_cluster(spec)
     check_files(spec)
     if spec.dry_run:
         print(describe_plan(spec, os.environ, cores=len(os.sched_getaffinity(0))))
@@ -92,11 +95,3 @@ def launch(
     status = run(spec, environment)
     if status:
         sys.exit(status)
-
-
-def _fresh(folder: Path) -> Path:
-    """Return `folder`, or with a number behind it if a job of the same second has it."""
-    fresh, number = folder, 2
-    while fresh.exists():
-        fresh, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    return fresh

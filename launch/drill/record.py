@@ -50,12 +50,13 @@ class FaultSpan:
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker ended; `returncode` is negative for a signal."""
+    """A worker ended, or was ended (`stopped`); `returncode` is negative for a signal."""
 
     time: float
     rank: int
     returncode: int
     attempt: int
+    stopped: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """The link's state machine: whatever breaks, every message is delivered once, whole, in order."""
 
+import zlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from holdfast.collectives.link import HEADER, Kind, Link, LinkConfig
+from holdfast.collectives.checksum import FOLD_FROM, checksum
+from holdfast.collectives.link import HEADER, CorruptFrame, Kind, Link, LinkConfig
 from holdfast.errors import CollectiveMismatch, ProtocolError
 
 CONFIG = LinkConfig(copy_limit=8, heartbeat=1.0, silence=4.0)
@@ -193,7 +196,8 @@ def test_heartbeats_keep_a_quiet_link_and_their_absence_ends_it():
 
 
 def header(kind=Kind.DATA, epoch=7, number=0, received=0, length=3, tag=0):
-    return HEADER.pack(kind, tag, epoch, number, received, length)
+    blank = HEADER.pack(kind, tag, epoch, number, received, length, 0, 0)[:-4]
+    return blank + zlib.crc32(blank).to_bytes(4, "little")
 
 
 @pytest.mark.parametrize(
@@ -237,6 +241,24 @@ def test_a_message_of_another_call_is_a_mismatch_though_its_size_fits():
         feed(a, header(tag=0xFF) + b"xyz")
 
 
+def test_leaving_is_told_behind_all_that_was_sent():
+    a, b = pair()
+    a.send(memoryview(b"last words"))
+    a.leave()
+    join(a, b)
+    move(a, b)
+    assert not b.left  # not attached then: there was nobody to tell
+    a.leave()
+    into = bytearray(10)
+    move(a, b)
+    assert not b.left  # it is behind a message that is not awaited yet
+    b.expect(memoryview(into))
+    move(a, b)
+    assert into == b"last words"
+    assert b.left
+    assert not a.left
+
+
 def test_what_breaks_off_and_comes_again_is_no_progress():
     a, b = pair()
     into = bytearray(100)
@@ -260,6 +282,37 @@ def test_any_bytes_are_a_message_or_a_clean_error(data):
     a.expect(memoryview(into))
     try:
         feed(a, data)
-    except (ProtocolError, CollectiveMismatch):
+    except (ProtocolError, CollectiveMismatch, CorruptFrame):
         return
     assert a.received <= 1
+
+
+@given(
+    st.binary(min_size=1, max_size=40_000) | st.just(bytes(70_000)), st.data(), st.integers(1, 255)
+)
+def test_a_changed_byte_is_never_delivered(message, data, change):
+    a, b = pair()
+    join(a, b)
+    into = bytearray(len(message))
+    b.expect(memoryview(into))
+    a.send(memoryview(message))
+    wire = bytearray(b"".join(a.gather(0.0)))
+    place = data.draw(st.integers(0, len(wire) - 1))
+    wire[place] ^= change
+    with pytest.raises(CorruptFrame):
+        feed(b, bytes(wire))
+    assert b.received == 0
+    for link in (a, b):
+        link.detach()
+    join(a, b)
+    move(a, b, 1 << 20)
+    assert into == message
+
+
+@given(st.integers(0, 3 * FOLD_FROM), st.data())
+def test_the_checksum_sees_every_byte(size, data):
+    content = bytearray(size)
+    whole = checksum(memoryview(content))
+    if size:
+        content[data.draw(st.integers(0, size - 1))] ^= data.draw(st.integers(1, 255))
+        assert checksum(memoryview(content)) != whole

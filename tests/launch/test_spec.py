@@ -13,6 +13,7 @@ from holdfast.launch.spec import (
     LaunchSpec,
     Node,
     absolute_resume,
+    check_cluster,
     check_files,
     default_run_dir,
     new_run_id,
@@ -32,13 +33,18 @@ def spec(**changes: Any) -> LaunchSpec:
         ({"max_restarts": -1}, "--max-restarts must be at least 0"),
         ({"seed": -3}, "--seed must be from 0"),
         ({"nnodes": 2, "address": "a:1", "transport": "shm"}, "use --transport tcp or auto"),
-        ({"nnodes": 2}, "needs a Ray cluster"),
         ({"address": "ray://a:1"}, "Ray Client"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_option_named(changes, said):
     with pytest.raises(UsageError, match=said):
         spec(**changes)
+
+
+def test_nodes_need_a_cluster():
+    with pytest.raises(UsageError, match="needs a Ray cluster"):
+        check_cluster(spec(nnodes=2))
+    check_cluster(spec(nnodes=2, address="a:1"))
 
 
 def test_auto_transport_is_shared_memory_on_one_node_and_tcp_beyond():
