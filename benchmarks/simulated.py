@@ -84,7 +84,8 @@ def measured(n: int, rate: float, count: int) -> float:
 def simulated(n: int, rate: float, latency: float, count: int, segment: int) -> float:
     """Return the virtual seconds of an all-reduce."""
     with Network(SimulatedEngine(star(n, rate=rate, latency=latency))) as network:
-        return simulate_all_reduce(network, calls=2, count=count, segment=segment).seconds(1)
+        run = simulate_all_reduce(network, calls=2, count=count, segment=segment, together=True)
+        return run.seconds(1)
 
 
 def main() -> None:
@@ -102,9 +103,9 @@ def main() -> None:
     for n, size, rate, alpha in (
         (2, 64e6, 1e9, 1e-4),
         (4, 64e6, 1e9, 1e-4),
-        (4, 256e6, 10e9, 1e-3),
-        (8, 64e6, 1e9, 1e-2),
-        (16, 160e6, 10e9, 1e-4),
+        (4, 128e6, 10e9, 1e-3),
+        (8, 32e6, 1e9, 1e-2),
+        (16, 32e6, 10e9, 1e-4),
     ):
         count = int(size / 4)
         closed = 2 * (n - 1) * (alpha + 8 * size / n / rate)

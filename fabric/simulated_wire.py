@@ -86,6 +86,7 @@ class _Transit:
     tail: float = 0.0
     """When its last byte is at the place that its first byte has come to."""
     departed: bool = False
+    damage: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(eq=False, slots=True)
@@ -156,7 +157,11 @@ class Wires:
                 self.clock.later(delay, lambda: self._advance(transit))
                 return
         self._depart(transit, self.clock.now)
-        self.clock.at(transit.tail, lambda: transit.shipper.arrived(transit.piece, transit.packets))
+        self.clock.at(transit.tail, lambda: self._arrive(transit))
+
+    def _arrive(self, transit: _Transit) -> None:
+        transit.piece.damage.update(transit.damage)
+        transit.shipper.arrived(transit.piece, transit.packets)
 
     def _serve_later(self, place: Place, lane: _Lane) -> None:
         def serve() -> None:
@@ -196,7 +201,7 @@ class Wires:
         if condition.corruption:
             for _ in range(self._hits(transit.packets, condition.corruption)):
                 position = self._rng.randrange(len(transit.piece.data))
-                transit.piece.damage[position] = self._rng.randrange(1, 256)
+                transit.damage[position] = self._rng.randrange(1, 256)
         return transit.packets > 0
 
     def _delay(self, transit: _Transit, condition: Condition) -> float:

@@ -10,15 +10,20 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from holdfast.collectives.schedule import chunk_bounds, ring_reduction_order
+from holdfast.fabric.build import build
+from holdfast.fabric.network import Network
+from holdfast.fabric.simulated import SimulatedEngine, simulate_all_reduce
 
 WORKER = Path(__file__).with_name("ring_worker.py")
 START_SECONDS = 40.0
-contribution = runpy.run_path(str(WORKER))["contribution"]
+_worker = runpy.run_path(str(WORKER))
+contribution, QUICK = _worker["contribution"], _worker["QUICK"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ def expected(size, seed, calls, count):
 
 class Ring:
     """All-reduces that run on every host of a network; started at once, awaited by `ends`."""
+
+    def __new__(cls, network, **_):
+        return object.__new__(SimulatedRing if network.name == "simulated" else cls)
 
     def __init__(self, network, *, seed=0, calls=4, count=60_000, timeout=20, quick=True):
         self.network = network
@@ -139,7 +147,54 @@ class Ring:
         return file.read().decode()
 
 
+class SimulatedRing(Ring):
+    """The same all-reduces as state machines with a virtual clock."""
+
+    def __init__(self, network, *, seed=0, calls=4, count=60_000, timeout=20):
+        self.network = network
+        self._timeout = timeout
+        self._run = partial(
+            simulate_all_reduce, calls=calls, count=count, timeout=timeout, inputs=seed
+        )
+        with self.build(network.topology) as quiet:
+            self.expected = list(self._run(quiet).ranks[0].digests)
+
+    @staticmethod
+    def build(topology):
+        return Network(SimulatedEngine(topology, config=QUICK))
+
+    def ends(self):
+        run = self._run(self.network)
+        ends = []
+        for rank in run.ranks:
+            error = None
+            if rank.error is not None:
+                error = (type(rank.error).__name__, str(rank.error), 0.0)
+            lost = sum(
+                what == "connection lost" and who == rank.rank
+                for _, what, who, *_ in [(*event, None) for event in run.events]
+            )
+            killed = rank.state == "killed"
+            ends.append(RankEnd(list(rank.digests), error, killed, lost=lost))
+        return ends
+
+    def close(self):
+        pass
+
+
 @pytest.fixture
 def ring():
     """The class of all-reduces on a network's hosts."""
     return Ring
+
+
+@pytest.fixture
+def make():
+    """Return what builds a network of any kind."""
+
+    def make(kind, topology):
+        if kind == "simulated":
+            return SimulatedRing.build(topology)
+        return build(kind, topology)
+
+    return make

@@ -1,4 +1,4 @@
-"""The same faults on all networks that run processes: whatever happens, the sum keeps its bits."""
+"""The same faults on every kind of network: whatever happens, the sum keeps its bits."""
 
 import os
 import random
@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.fabric.build import build
 from holdfast.fabric.script import draw_steps, fault
 from holdfast.fabric.topology import leaf_spine, star, two_rails
 
 pytestmark = pytest.mark.local
 
 KERNEL = pytest.param("kernel", marks=pytest.mark.netns)
-EVERYWHERE = pytest.mark.parametrize("kind", ["relay", KERNEL])
+EVERYWHERE = pytest.mark.parametrize("kind", ["relay", KERNEL, "simulated"])
 
 MENDED = [
     fault("down", "h1", "h0", at_step=1, phase="all-gather", for_="600ms"),
@@ -39,8 +38,8 @@ MENDED = [
 
 @pytest.mark.parametrize("script", MENDED, ids=str)
 @EVERYWHERE
-def test_what_heals_costs_no_bit(ring, kind, script):
-    with build(kind, star(3)) as network:
+def test_what_heals_costs_no_bit(ring, make, kind, script):
+    with make(kind, star(3)) as network:
         network.play(script)
         with ring(network) as running:
             running.check_whole(running.ends())
@@ -48,8 +47,8 @@ def test_what_heals_costs_no_bit(ring, kind, script):
 
 
 @EVERYWHERE
-def test_a_network_that_stays_broken_ends_in_a_named_error_within_the_deadline(ring, kind):
-    with build(kind, star(3)) as network:
+def test_a_network_that_stays_broken_ends_in_a_named_error_within_the_deadline(ring, make, kind):
+    with make(kind, star(3)) as network:
         network.at(step=2, phase="all-gather").link("h1").down()
         with ring(network, timeout=2) as running:
             ends = running.ends()
@@ -59,8 +58,8 @@ def test_a_network_that_stays_broken_ends_in_a_named_error_within_the_deadline(r
 
 
 @EVERYWHERE
-def test_a_killed_worker_is_missed_by_name(ring, kind):
-    with build(kind, star(3)) as network:
+def test_a_killed_worker_is_missed_by_name(ring, make, kind):
+    with make(kind, star(3)) as network:
         network.at(step=2, phase="reduce-scatter", rank=1).worker(1).kill()
         with ring(network, timeout=2) as running:
             ends = running.ends()
@@ -70,10 +69,10 @@ def test_a_killed_worker_is_missed_by_name(ring, kind):
 
 
 @EVERYWHERE
-def test_the_second_rail_and_other_pairs_are_left_alone(ring, kind):
+def test_the_second_rail_and_other_pairs_are_left_alone(ring, make, kind):
     """The ring runs over the first rail and knows no pair h0 to h2 backwards."""
     script = fault("down", nic=["h1", 1], at_step=1) + fault("down", switch="s1", at_step=1)
-    with build(kind, two_rails(3)) as network:
+    with make(kind, two_rails(3)) as network:
         network.play(script)
         with ring(network, timeout=5) as running:
             ends = running.ends()
@@ -82,8 +81,8 @@ def test_the_second_rail_and_other_pairs_are_left_alone(ring, kind):
 
 
 @EVERYWHERE
-def test_a_control_network_that_is_cut_off_stops_nothing_once_the_ranks_have_met(ring, kind):
-    with build(kind, star(3, control=True)) as network:
+def test_a_control_network_that_is_cut_off_stops_nothing_once_the_ranks_have_met(ring, make, kind):
+    with make(kind, star(3, control=True)) as network:
         network.at(step=1).partition(["h0"], ["h1"], ["h2"], network="control")
         with ring(network, timeout=5) as running:
             ends = running.ends()
@@ -109,7 +108,7 @@ KINDS = (
 TOPOLOGIES = [star(2), star(3), two_rails(3), leaf_spine(2, 2, 2)]
 
 
-def random_script(ring, kind, seed):
+def random_script(ring, make, kind, seed):
     """Play a random script on a random network; one in ten has a path that stays closed."""
     rng = random.Random(f"everywhere {seed}")
     topology = rng.choice(TOPOLOGIES)
@@ -126,7 +125,7 @@ def random_script(ring, kind, seed):
         script += fault("kill", worker=rng.randrange(size), at_step=rng.randrange(4))
     told = f"{kind}, seed {seed}, {topology.name} of {size}:\n{script.to_toml()}"
     print(told)
-    with build(kind, topology) as network:
+    with make(kind, topology) as network:
         network.play(script)
         with ring(network, seed=seed, timeout=3 if closed else 20) as running:
             try:
@@ -138,19 +137,21 @@ def random_script(ring, kind, seed):
 
 @pytest.mark.parametrize("seed", range(4))
 @EVERYWHERE
-def test_random_scripts(ring, kind, seed):
-    random_script(ring, kind, seed)
+def test_random_scripts(ring, make, kind, seed):
+    random_script(ring, make, kind, seed)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
     ("kind", "count"), [("relay", 500), pytest.param("kernel", 100, marks=pytest.mark.netns)]
 )
-def test_hundreds_of_random_scripts(ring, kind, count):
+def test_hundreds_of_random_scripts(ring, make, kind, count):
     """Several at a time: they mostly wait. Nothing is left of any of them."""
     before = left()
     with ThreadPoolExecutor(4) as pool:
-        runs = [pool.submit(random_script, ring, kind, 1000 + number) for number in range(count)]
+        runs = [
+            pool.submit(random_script, ring, make, kind, 1000 + number) for number in range(count)
+        ]
         errors = [str(run.exception()) for run in runs if run.exception()]
     assert not errors, f"{len(errors)} of {count} failed:\n" + "\n\n".join(errors)
     assert left() == before
