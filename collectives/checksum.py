@@ -3,7 +3,8 @@
 TCP's checksum misses errors that switches and memories make (Stone and Partridge, "When the CRC and
 TCP checksum disagree", 2000). A CRC-32 of every byte would be as slow as the wire; so large
 payloads are first folded: the 64-bit words of each column of a table with `WIDTH` columns are added
-up, and the CRC-32 is that of the sums. An error in one word always changes it.
+up, and the CRC-32 is that of the sums. An error within 32 bits in a row always changes it, others
+slip through once in 2**32 times.
 """
 
 import zlib

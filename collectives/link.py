@@ -309,9 +309,14 @@ class Link:
         """Let the peer know at the next `gather` what has arrived."""
         self._ack_due = self.attached
 
-    def leave(self) -> None:
-        """Tell the peer, behind all that was sent, that nothing more will come."""
+    def leave(self, *, at_once: bool = False) -> None:
+        """Tell the peer, behind all that was sent, that nothing more will come.
+
+        With `at_once`, only what is on the wire goes before; the rest is never sent.
+        """
         self._leaving = self.attached
+        if at_once and self.attached:
+            self._next = self.numbered
 
     def moved(self, now: float) -> None:
         """Take note that the peer's host took bytes of ours: slow is not dead."""

@@ -141,7 +141,8 @@ class TcpTransport:
         """Close every socket; may be called again.
 
         If graceful, wait a few seconds at most until the peers have the small messages that were
-        sent last, over a new connection if need be. Peers are told either way.
+        sent last, over a new connection if need be. Peers are told either way, if
+        their sockets take it.
         """
         if self._closed:
             return
@@ -151,7 +152,7 @@ class TcpTransport:
                 self._linger()
         for place in self._peers.values():
             if place.sock is not None:
-                place.link.leave()
+                place.link.leave(at_once=True)  # what lingering did not get through never will
                 self._write(place)
         for place in self._peers.values():
             if place.sock is not None:

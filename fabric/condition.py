@@ -124,6 +124,25 @@ def places(topology: Topology, fault: Fault) -> tuple[Place, ...]:
     return ()
 
 
+def told(topology: Topology, fault: Fault) -> str | None:
+    """Return the host that is told of a reset of which only one end is; None: both are."""
+    if fault.ends != "one":
+        return None
+    named = (*fault.link, *(fault.nic or ())[:1])
+    host = next((str(name) for name in named if name in topology.hosts), None)
+    if host is None:
+        raise UsageError(f"{fault}: its first name must be a host, which is told; found no host")
+    return host
+
+
+def check_places(topology: Topology, fault: Fault) -> None:
+    """Raise UsageError for a fault that this topology has no place for."""
+    places(topology, fault)
+    told(topology, fault)
+    if fault.host is not None:
+        _known(topology, fault.host, topology.hosts)
+
+
 def _between(topology: Topology, a: str, b: str, direction: str) -> tuple[Place, ...]:
     """Return the cable between two nodes or, for two hosts, their traffic on the data network."""
     for node in (a, b):
@@ -141,6 +160,9 @@ def _across(topology: Topology, fault: Fault) -> tuple[Place, ...]:
     """Return the pairs of hosts that no group holds together; a host in two groups sees both."""
     for host in {host for group in fault.groups for host in group}:
         _known(topology, host, topology.hosts)
+    there = {cable.network for cable in topology.cables}
+    if fault.network != "all" and fault.network not in there:
+        raise UsageError(f"{topology.name} has no {fault.network} network that could be cut")
     networks: tuple[NetworkName, ...] = (
         ("data", "control") if fault.network == "all" else (fault.network,)
     )

@@ -112,6 +112,8 @@ class Fault:
                 raise UsageError(f"{self.kind}: {_shown(name)} must be from 0, found {value}")
         if not 0 <= self.p <= 1:
             raise UsageError(f"{self.kind}: p is a probability from 0 to 1, found {self.p}")
+        if self.worker is not None and self.worker < 0:
+            raise UsageError(f"{self.kind}: a worker's rank is from 0, found {self.worker}")
         if self.times < 1:
             raise UsageError(f"{self.kind}: times must be at least 1, found {self.times}")
         for name, known in (("direction", Direction), ("ends", Ends), ("network", Network)):
@@ -200,16 +202,21 @@ def _read(name: str, value: Any) -> Any:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    if not all(isinstance(name, str) for name in value):
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n for n in names):
         raise TypeError(value)
-    return tuple(value)
+    return tuple(names)
+
+
+def _groups(value: Any) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(value, list | tuple) or any(isinstance(group, str) for group in value):
+        raise TypeError(value)
+    return tuple(_names(group) for group in value)
 
 
 def _nic(value: Any) -> tuple[str, int]:
     host, index = value
-    if not isinstance(host, str) or not isinstance(index, int) or index < 0:
+    if not isinstance(host, str) or type(index) is not int or index < 0:
         raise TypeError(value)
     return host, index
 
@@ -233,7 +240,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "switch": _text,
     "host": _text,
     "worker": _integer,
-    "groups": lambda value: tuple(_names(group) for group in value),
+    "groups": _groups,
     "p": float,
     "times": _integer,
     "direction": _text,

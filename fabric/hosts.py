@@ -14,12 +14,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import IO, Any
 
 from holdfast import exec
+from holdfast.errors import FabricError
 from holdfast.fabric.condition import Condition, Place
-from holdfast.fabric.leftovers import Traces
+from holdfast.fabric.leftovers import Traces, start_time
 from holdfast.fabric.network import Network
 from holdfast.fabric.script import When
 from holdfast.fabric.stage import Stage
@@ -33,13 +35,38 @@ LINK_PORT = 29600
 ToldBy = Callable[[int, Mapping[str, Any]], None]
 
 
+@dataclass(frozen=True)
+class _Group:
+    """A process group, known by its leader's number and start time: nobody else's is signalled."""
+
+    number: int
+    began: int | None
+    rank: int | None
+
+    def lives(self) -> bool:
+        """Return whether its leader, or a member that is left without it, may still run."""
+        if start_time(self.number) not in (None, self.began):
+            return False  # the number is another process's by now
+        try:
+            os.killpg(self.number, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Send a signal to its members."""
+        if self.lives():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.number, signum)
+
+
 class Host(ABC):
     """One host; made by its engine, which closes it. Thread-safe."""
 
     def __init__(self, name: str, traces: Traces) -> None:
         self.name = name
         self._traces = traces
-        self._groups: dict[int, int | None] = {}  # process group -> rank
+        self._groups: dict[int, _Group] = {}
         self._paused = 0
         self._lock = threading.Lock()
 
@@ -84,9 +111,10 @@ class Host(ABC):
         """Take a process group, known by its leader, as this host's: the worker of `rank`, say."""
         self._traces.started(group)
         with self._lock:
-            self._groups[group] = rank
+            self._groups = {number: each for number, each in self._groups.items() if each.lives()}
+            self._groups[group] = _Group(group, start_time(group), rank)
             if self._paused:
-                _signal(group, signal.SIGSTOP)
+                self._groups[group].signal(signal.SIGSTOP)
 
     def forget(self, group: int) -> None:
         """Take note that a process group's leader is about to be reaped."""
@@ -109,18 +137,13 @@ class Host(ABC):
     def kill(self, rank: int | None = None) -> None:
         """End its processes, or only the worker of `rank`."""
         with self._lock:
-            hit = [each for each, of in self._groups.items() if rank is None or of == rank]
-            for group in hit:
-                _signal(group, signal.SIGKILL)
+            for group in self._groups.values():
+                if rank in (None, group.rank):
+                    group.signal(signal.SIGKILL)
 
     def _signal_all(self, signum: signal.Signals) -> None:
-        for group in self._groups:
-            _signal(group, signum)
-
-
-def _signal(group: int, signum: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signum)
+        for group in self._groups.values():
+            group.signal(signum)
 
 
 class HostsEngine(ABC):
@@ -142,7 +165,15 @@ class HostsEngine(ABC):
         self._closed = False
         self._errors: list[Exception] = []
         self._timer = Timer(self._errors)
-        self.stage = Stage(self.traces.folder, self._reached, self._tell)
+        try:
+            self.stage = Stage(self.traces.folder, self._reached, self._tell)
+        except OSError as error:
+            self._timer.close()
+            self.traces.remove()
+            raise FabricError(
+                f"no socket can be made in {self.traces.folder}: {error}; set TMPDIR to a folder "
+                "with a short path"
+            ) from None
 
     @abstractmethod
     def impose(self, total: Mapping[Place, Condition]) -> None:
@@ -260,7 +291,12 @@ class Timer:
             number = next(self._numbers)
             heapq.heappush(self._due, (time.monotonic() + delay, number, call))
             self._wake.notify()
-        return lambda: self._cancelled.add(number)
+        return lambda: self._cancel(number)
+
+    def _cancel(self, number: int) -> None:
+        with self._wake:
+            if any(number == each for _, each, _ in self._due):
+                self._cancelled.add(number)
 
     def close(self) -> None:
         """Forget what was to come; may be called again."""

@@ -12,21 +12,26 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from holdfast.errors import FabricError
+
 _GROUPS = "groups"
+_HALF_MADE_SECONDS = 60.0  # after which a folder without its name is nobody's any more
 _OWNER = "owner"
 
 
 def start_time(pid: int) -> int | None:
     """Return when a process began, in the kernel's ticks; None if there is none."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = stat.rsplit(")", 1)[1].split()
+    fields = line.rsplit(")", 1)[1].split()
     return None if fields[0] in "ZX" else int(fields[19])
 
 
@@ -76,7 +81,10 @@ def abandoned() -> Iterator[Path]:
     """Yield the folders of networks whose process is gone."""
     for folder in _root().iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if not folder.name.startswith(".") and not lives((folder / _OWNER).read_text()):
+            if folder.name.startswith("."):
+                if time.time() - folder.stat().st_mtime > _HALF_MADE_SECONDS:
+                    yield folder
+            elif not lives((folder / _OWNER).read_text()):
                 yield folder
 
 
@@ -94,4 +102,10 @@ def _clear(folder: Path) -> None:
 def _root() -> Path:
     root = Path(tempfile.gettempdir()) / f"holdfast-fabric-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise FabricError(
+            f"{root} must be a folder that is yours alone (mode 700), as it says which processes "
+            "are ended: remove what is there, or set TMPDIR"
+        )
     return root

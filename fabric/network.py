@@ -15,8 +15,15 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from holdfast.errors import UnsupportedFault, UsageError
-from holdfast.fabric.condition import Condition, Place, conditions, places
+from holdfast.errors import UnsupportedFault
+from holdfast.fabric.condition import (
+    Condition,
+    Place,
+    check_places,
+    conditions,
+    places,
+    told,
+)
 from holdfast.fabric.faults import Direction, Ends, Fault
 from holdfast.fabric.script import Entry, Script, When
 from holdfast.fabric.topology import Topology
@@ -103,6 +110,15 @@ class Handle:
         trace: TracebackType | None,
     ) -> None:
         self.heal()
+
+
+@dataclass(eq=False)
+class _Planned:
+    """An entry whose moment is yet to come, or has come (`handle`), unless it was taken back."""
+
+    entry: Entry
+    handle: Handle | None = None
+    over: bool = False
 
 
 class Selector(ABC):
@@ -306,7 +322,8 @@ class Network(Selector, Generic[E]):
         self._began = engine.now()
         self._in_force: dict[int, Fault] = {}
         self._ends: dict[int, Callable[[], None]] = {}
-        self._planned: list[Entry] = []
+        self._planned: list[_Planned] = []
+        self._told_moments: tuple[When, ...] = ()
         self._count = 0
         self._closed = False
 
@@ -314,6 +331,12 @@ class Network(Selector, Generic[E]):
     def name(self) -> str:
         """The engine's name: `relay`, `kernel` or `simulated`."""
         return self.engine.name
+
+    @property
+    def planned(self) -> tuple[Entry, ...]:
+        """What is planned and has not begun yet."""
+        with self._lock:
+            return tuple(each.entry for each in self._planned)
 
     def at(
         self,
@@ -332,8 +355,10 @@ class Network(Selector, Generic[E]):
         script.check(self.topology, world_size=1 << 30)
         for entry in script.entries:
             self.check(entry.fault)
-        for entry in script.entries:
-            self.plan(entry)
+        with self._lock:
+            for entry in script.entries:
+                self._plan(entry)
+            self._tell_moments()
 
     def check(self, fault: Fault) -> None:
         """Raise UnsupportedFault or UsageError for a fault that cannot happen here."""
@@ -343,29 +368,43 @@ class Network(Selector, Generic[E]):
                 f"the {self.name} network cannot do {fault.kind}; it can do "
                 f"{', '.join(sorted(self.engine.kinds))}. See docs/faults.md for who can"
             )
-        places(self.topology, fault)
-        if fault.host is not None and fault.host not in self.topology.hosts:
-            raise UsageError(f"{self.topology.name} has no host {fault.host!r}")
+        check_places(self.topology, fault)
 
     def plan(self, entry: Entry) -> Handle:
         """Have a fault happen when its moment comes; healing it before then takes it back."""
         self.check(entry.fault)
-        applied: list[Handle] = []
+        with self._lock:
+            handle = self._plan(entry)
+            self._tell_moments()
+        return handle
 
-        def happen() -> None:
-            applied.append(self._do(entry.fault))
-
+    def _plan(self, entry: Entry) -> Handle:
+        planned = _Planned(entry)
+        cancel = _nothing
+        self._planned.append(planned)
         if entry.when.time is not None:
-            cancel = self.engine.call_later(entry.when.time, happen)
-        else:
-            cancel = self._await(entry)
+            cancel = self.engine.call_later(entry.when.time, lambda: self._happen(planned))
 
         def end() -> None:
             cancel()
-            for handle in applied:
-                handle.heal()
+            with self._lock:
+                self._take_back(planned)
+                self._tell_moments()
+                if planned.handle is not None:
+                    planned.handle.heal()
 
         return Handle(end)
+
+    def _happen(self, planned: _Planned) -> None:
+        with self._lock:
+            if not planned.over:
+                self._take_back(planned)
+                planned.handle = self._do(planned.entry.fault)
+
+    def _take_back(self, planned: _Planned) -> None:
+        planned.over = True
+        if planned in self._planned:
+            self._planned.remove(planned)
 
     def reached(self, rank: int, step: int, phase: str) -> None:
         """Let happen what was planned for this moment; returns when it is in force.
@@ -373,22 +412,26 @@ class Network(Selector, Generic[E]):
         Called for every rank that comes to a step and phase that something is planned for.
         """
         with self._lock:
-            due = [each for each in self._planned if each.when.matches(rank, step, phase)]
-            for entry in due:
-                self._planned.remove(entry)
-            for entry in due:
-                self._do(entry.fault)
+            due = [each for each in self._planned if each.entry.when.matches(rank, step, phase)]
+            errors = []
+            for planned in due:
+                try:
+                    self._happen(planned)
+                except Exception as error:  # noqa: BLE001 - the others happen nevertheless
+                    errors.append(error)
             if due:
                 self._tell_moments()
+            if errors:
+                raise errors[0]
 
     def heal(self) -> None:
-        """End every fault that is in force, and forget those that are planned for steps."""
+        """End every fault that is in force, and forget those that are planned."""
         with self._lock:
+            for planned in list(self._planned):
+                self._take_back(planned)
             for number in list(self._ends):
                 self._heal(number)
-            if self._planned:
-                self._planned.clear()
-                self._tell_moments()
+            self._tell_moments()
 
     def close(self) -> None:
         """Heal everything and remove the network; may be called again."""
@@ -419,10 +462,14 @@ class Network(Selector, Generic[E]):
             number = self._count
             self._count += 1
             self._note("began", fault, number)
-            if fault.kind == "flap":
-                self._flap(number, fault)
-            else:
-                self._ends[number] = self._begin(number, fault)
+            try:
+                if fault.kind == "flap":
+                    self._flap(number, fault)
+                else:
+                    self._ends[number] = self._begin(number, fault)
+            except BaseException:
+                self.happened = [each for each in self.happened if each.number != number]
+                raise
             if fault.for_ is not None:
                 cancel = self.engine.call_later(fault.for_, lambda: self._heal(number))
                 self._also(number, cancel)
@@ -433,7 +480,7 @@ class Network(Selector, Generic[E]):
         engine = self.engine
         match fault.kind:
             case "reset":
-                one_end = self._told(fault) if fault.ends == "one" else None
+                one_end = told(self.topology, fault)
                 engine.reset(frozenset(places(self.topology, fault)), one_end)
             case "kill":
                 if fault.worker is not None:
@@ -463,13 +510,15 @@ class Network(Selector, Generic[E]):
 
     def _flap(self, number: int, fault: Fault) -> None:
         """Go down now; each end of a state plans the next one."""
-        left = fault.times
+        left, fallen = fault.times, False
         once = replace(fault, kind="down", down=0.0, up=1.0, times=1)
 
         def fall() -> None:
-            nonlocal left
-            left -= 1
+            nonlocal left, fallen
             with self._lock:
+                if fallen and number not in self._ends:
+                    return  # healed, while this call waited for its turn
+                left, fallen = left - 1, True
                 rise = self._impose(number, once)
                 cancel = self.engine.call_later(fault.down, lambda: stand(rise))
 
@@ -492,14 +541,6 @@ class Network(Selector, Generic[E]):
 
         fall()
 
-    def _told(self, fault: Fault) -> str:
-        """Return the host that is told of a reset of which only one end is."""
-        named = (*fault.link, *(fault.nic or ())[:1])
-        host = next((name for name in named if name in self.topology.hosts), None)
-        if host is None:
-            raise UsageError(f"{fault}: one end of it must be a host, which is told")
-        return str(host)
-
     def _also(self, number: int, more: Callable[[], None]) -> None:
         end = self._ends[number]
 
@@ -520,20 +561,11 @@ class Network(Selector, Generic[E]):
                 fault = next(each.fault for each in self.happened if each.number == number)
                 self._note("ended", fault, number)
 
-    def _await(self, entry: Entry) -> Callable[[], None]:
-        def cancel() -> None:
-            with self._lock:
-                if entry in self._planned:
-                    self._planned.remove(entry)
-                    self._tell_moments()
-
-        with self._lock:
-            self._planned.append(entry)
-            self._tell_moments()
-        return cancel
-
     def _tell_moments(self) -> None:
-        self.engine.await_moments(tuple(entry.when for entry in self._planned))
+        moments = tuple(each.entry.when for each in self._planned if each.entry.when.time is None)
+        if moments != self._told_moments:
+            self._told_moments = moments
+            self.engine.await_moments(moments)
 
     def _note(self, what: str, fault: Fault, number: int) -> None:
         time = self.engine.now() - self._began

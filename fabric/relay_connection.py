@@ -187,7 +187,7 @@ class Connection(Task):
     def _wait(self) -> float:
         """Connect to the listener when a handshake would have come through."""
         if self._up.blocked or self._down.blocked:
-            if self._near.hung_up:
+            if self._near.broken:
                 # Whoever dialled has given up. Nobody knows of it: no packet of it came through.
                 self.close()
             return math.inf

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import UsageError
-from holdfast.fabric.condition import places
+from holdfast.fabric.condition import check_places
 from holdfast.fabric.faults import KINDS, Fault
 from holdfast.fabric.topology import Topology
 from holdfast.fabric.units import format_seconds, seconds
@@ -111,12 +111,7 @@ class Script:
         """Raise UsageError for a name or rank that is not there."""
         for number, entry in enumerate(self.entries):
             try:
-                places(topology, entry.fault)
-                if entry.fault.host is not None and entry.fault.host not in topology.hosts:
-                    raise UsageError(
-                        f"{topology.name} has no host {entry.fault.host!r}; known are "
-                        f"{', '.join(topology.hosts[:12])}"
-                    )
+                check_places(topology, entry.fault)
                 for rank in (entry.when.rank, entry.fault.worker):
                     if rank is not None and rank >= world_size:
                         raise UsageError(f"a rank from 0 to {world_size - 1} was expected: {rank}")
@@ -144,10 +139,12 @@ def parse_script(text: str, source: str = "the fault script") -> Script:
         raise UsageError(f"{source} is not TOML: {error}") from None
     unknown = sorted(table.keys() - {"seed", "fault"})
     seed = table.get("seed")
-    if unknown or not (seed is None or isinstance(seed, int)):
+    tables = table.get("fault", [])
+    listed = isinstance(tables, list) and all(isinstance(entry, dict) for entry in tables)
+    if unknown or not listed or type(seed) not in (int, type(None)):
         raise UsageError(f"{source}: [[fault]] tables and a whole seed were expected: {table}")
     entries = []
-    for number, entry in enumerate(table.get("fault", []), start=1):
+    for number, entry in enumerate(tables, start=1):
         try:
             entries.append(entry_from_table(entry))
         except UsageError as error:
@@ -161,6 +158,8 @@ def load_script(path: Path) -> Script:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"the fault script {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the fault script {path} is not UTF-8: {error}") from None
     return parse_script(text, str(path))
 
 

@@ -8,7 +8,6 @@ what it notices: links lost and restored, steps ended.
 
 import contextlib
 import json
-import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -24,8 +23,44 @@ Moment = tuple[int, str, int | None]
 """A step, a phase of it, and the rank that is meant, or None for whichever comes first."""
 
 
+class _Outbox:
+    """What one worker is yet to be told: the newest word of each kind, sent by a thread.
+
+    Nobody waits for a worker that does not read, because it is stopped, say.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._changed = threading.Condition()
+        self._waiting: dict[str, Any] = {}
+        self._closed = False
+
+    def put(self, message: Mapping[str, Any]) -> None:
+        """Have a message sent, in the place of one of its kind that still waits."""
+        with self._changed:
+            self._waiting.update(message)
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Send until closed, or until the worker is gone."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                message, self._waiting = self._waiting, {}
+            if not _say(self._sock, message):
+                return
+
+    def close(self) -> None:
+        """Stop; may be called again."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
 class Stage:
-    """The network's side: one thread per worker. Close it, or use `with`.
+    """The network's side: two threads per worker. Close it.
 
     `reached(rank, step, phase)` is called when a worker comes to one of the moments, `told(rank,
     event)` with what it tells.
@@ -41,11 +76,16 @@ class Stage:
         self._reached = reached
         self._told = told
         self._lock = threading.Lock()
-        self._workers: dict[socket.socket, tuple[int, str]] = {}
+        self._workers: dict[socket.socket, tuple[str, _Outbox]] = {}
         self._moments: list[Moment] = []
-        self._disks: dict[str, Mapping[str, Any]] = {}
+        self._troubles: dict[str, dict[int, float | None]] = {}  # host -> rates; None: full
+        self._count = 0
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.path))
+        try:
+            self._listener.bind(str(self.path))
+        except OSError:
+            self._listener.close()
+            raise
         self._listener.listen(1024)
         self._closed = False
         self._threads: list[threading.Thread] = []
@@ -57,13 +97,26 @@ class Stage:
             self._moments = [
                 (when.step, when.phase, when.rank) for when in moments if when.step is not None
             ]
-            for sock in list(self._workers):
-                _say(sock, {"moments": self._moments})
+            for _, outbox in self._workers.values():
+                outbox.put({"moments": self._moments})
 
     def trouble_disk(self, host: str, rate: float | None) -> Callable[[], None]:
-        """Have the workers of `host` find their disk full (None) or slow; return what heals it."""
-        self._set_disk(host, {"disk": "full"} if rate is None else {"disk": "slow", "rate": rate})
-        return lambda: self._set_disk(host, {"disk": "whole"})
+        """Have the workers of `host` find their disk full (None) or slow; return what heals it.
+
+        Of several troubles at a time the worst one counts.
+        """
+        with self._lock:
+            self._count += 1
+            number = self._count
+            self._troubles.setdefault(host, {})[number] = rate
+            self._tell_disk(host)
+
+        def heal() -> None:
+            with self._lock:
+                del self._troubles[host][number]
+                self._tell_disk(host)
+
+        return heal
 
     def close(self) -> None:
         """Let every worker go on without a stage; may be called again."""
@@ -73,7 +126,8 @@ class Stage:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         with self._lock:
-            for sock in self._workers:
+            for sock, (_, outbox) in self._workers.items():
+                outbox.close()
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
@@ -81,12 +135,18 @@ class Stage:
         self._listener.close()
         self.path.unlink(missing_ok=True)
 
-    def _set_disk(self, host: str, message: Mapping[str, Any]) -> None:
-        with self._lock:
-            self._disks[host] = message
-            for sock, (_, of) in list(self._workers.items()):
-                if of == host:
-                    _say(sock, message)
+    def _tell_disk(self, host: str) -> None:
+        for of, outbox in self._workers.values():
+            if of == host:
+                outbox.put({"disk": self._disk(host)})
+
+    def _disk(self, host: str) -> tuple[str, float]:
+        """Return how the disk of `host` is, and its rate."""
+        rates = self._troubles.get(host, {}).values()
+        if not rates:
+            return "whole", 0.0
+        slowest = min(0.0 if rate is None else rate for rate in rates)
+        return ("slow", slowest) if slowest else ("full", 0.0)
 
     def _begin(self, run: Callable[..., None], *args: Any) -> None:
         thread = threading.Thread(target=run, args=args, name="holdfast-stage", daemon=True)
@@ -103,8 +163,9 @@ class Stage:
             self._begin(self._listen, sock)
 
     def _listen(self, sock: socket.socket) -> None:
-        with sock, contextlib.suppress(OSError), sock.makefile("rb") as lines:
-            rank = -1
+        rank, outbox = -1, _Outbox(sock)
+        # A worker that is killed may leave half a line.
+        with sock, contextlib.suppress(OSError, ValueError), sock.makefile("rb") as lines:
             for line in lines:
                 message = json.loads(line)
                 if "hello" in message:
@@ -112,19 +173,18 @@ class Stage:
                     with self._lock:
                         if self._closed:
                             break
-                        self._workers[sock] = (rank, host)
-                        _say(sock, {"moments": self._moments})
-                        if host in self._disks:
-                            _say(sock, self._disks[host])
+                        self._workers[sock] = (host, outbox)
+                        outbox.put({"moments": self._moments, "disk": self._disk(host)})
+                    self._begin(outbox.run)
                 elif "at" in message:
                     step, phase = message["at"]
                     self._reached(rank, step, phase)
-                    with self._lock:
-                        _say(sock, {"go": True})
+                    outbox.put({"go": True})
                 else:
                     self._told(rank, message["tell"])
         with self._lock:
             self._workers.pop(sock, None)
+            outbox.close()
 
 
 class Player:
@@ -177,12 +237,12 @@ class Player:
         with contextlib.suppress(OSError, ValueError), self._sock.makefile("rb") as lines:
             for line in lines:
                 message = json.loads(line)
+                if "disk" in message:
+                    self.disk, self.disk_rate = message["disk"]
                 if "moments" in message:
                     self._moments = frozenset((s, p, r) for s, p, r in message["moments"])
                     self._known.set()
-                elif "disk" in message:
-                    self.disk, self.disk_rate = message["disk"], message.get("rate", 0.0)
-                else:
+                if "go" in message:
                     self._go.set()
         self._moments = frozenset()
         self.disk = "whole"
@@ -190,6 +250,10 @@ class Player:
         self._go.set()
 
 
-def _say(sock: socket.socket, message: Mapping[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # the other side has left: that is its business
-        sock.sendall((json.dumps(message) + os.linesep).encode())
+def _say(sock: socket.socket, message: Mapping[str, Any]) -> bool:
+    """Send a message; return whether the other side is still there."""
+    try:
+        sock.sendall((json.dumps(message) + "\n").encode())
+    except OSError:
+        return False
+    return True

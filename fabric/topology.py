@@ -60,6 +60,8 @@ class Topology:
     def __post_init__(self) -> None:
         if not self.hosts:
             raise UsageError(f"{self.name}: a network without hosts")
+        if any(cable.rate is not None and cable.rate <= 0 for cable in self.cables):
+            raise UsageError(f"{self.name}: a cable's rate must be above 0")
         nodes = [*self.hosts, *self.switches]
         twice = sorted({node for node in nodes if nodes.count(node) > 1})
         if twice:
@@ -333,6 +335,8 @@ def load_topology(path: Path) -> Topology:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"the topology {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the topology {path} is not UTF-8: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     return _from_table(table, path)
@@ -342,8 +346,10 @@ def _from_table(table: dict[str, Any], path: Path) -> Topology:
     unknown = sorted(table.keys() - {"name", "hosts", "switches", "cable"})
     if unknown:
         raise UsageError(f"{path}: hosts, switches and [[cable]] were expected, found {unknown}")
-    cables = []
-    for entry in table.get("cable", []):
+    cables, entries = [], table.get("cable", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UsageError(f"{path}: cables are [[cable]] tables, found {entries}")
+    for entry in entries:
         ends, network = entry.get("between"), entry.get("network", "data")
         if (
             not _strings(ends)

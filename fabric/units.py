@@ -1,7 +1,7 @@
 """Durations and rates as people write them: `3s`, `200ms`, `100mbit`. Pure."""
 
 import re
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 
 from holdfast.errors import UsageError
 
@@ -21,13 +21,18 @@ def bits_per_second(text: str | float) -> float:
 
 
 def _amount(text: str | float, units: dict[str, Decimal], expected: str) -> float:
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        raise UsageError(f"{expected} was expected, found {text!r}")
     if not isinstance(text, str):
         value = float(text)
     else:
         match = _AMOUNT.fullmatch(text.strip())
         if match is None or (match[2] and match[2].lower() not in units):
             raise UsageError(f"{expected} was expected, found {text!r}")
-        value = float(Decimal(match[1]) * (units[match[2].lower()] if match[2] else 1))
+        try:
+            value = float(Decimal(match[1]) * (units[match[2].lower()] if match[2] else 1))
+        except DecimalException:
+            value = float("inf")
     if not 0 <= value < float("inf"):
         raise UsageError(f"{expected} was expected, found {text!r}")
     return value

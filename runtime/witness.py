@@ -82,6 +82,10 @@ class JobWitness:
             self._player.tell({"event": event, "time": time.monotonic(), **values})
 
 
+_PIECE_SECONDS = 0.05
+_LONGEST_SECONDS = 1.0
+
+
 class TroubledFiles(OsFiles):
     """The operating system's calls on a disk that a drill can fill or slow down."""
 
@@ -102,8 +106,10 @@ class TroubledFiles(OsFiles):
         """Write at the disk's rate, unless it is full."""
         self._check()
         if self._player.disk == "slow":
-            data = data[: 64 << 10]
-            time.sleep(8 * len(data) / self._player.disk_rate)
+            # A piece so small that a disk which is healed meanwhile is soon quick again.
+            piece = max(1, int(self._player.disk_rate / 8 * _PIECE_SECONDS))
+            data = data[:piece]
+            time.sleep(min(8 * len(data) / max(self._player.disk_rate, 1.0), _LONGEST_SECONDS))
         return super().write(descriptor, data)
 
     def _check(self) -> None:

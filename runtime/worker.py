@@ -106,9 +106,9 @@ class WorkerSpec:
             rendezvous_seconds=_integer(environ, "HOLDFAST_RENDEZVOUS_SECONDS", 300),
             rendezvous_fd=_optional(environ, "HOLDFAST_RENDEZVOUS_FD"),
             events_fd=_optional(environ, "HOLDFAST_EVENTS_FD"),
-            timeout_seconds=_integer(environ, "HOLDFAST_TIMEOUT_SECONDS", 300),
+            timeout_seconds=_within(environ, "HOLDFAST_TIMEOUT_SECONDS", 300, 1, 10**9),
             address=environ.get("HOLDFAST_ADDRESS") or None,
-            port=_integer(environ, "HOLDFAST_PORT", 0),
+            port=_within(environ, "HOLDFAST_PORT", 0, 0, 65535),
             public=_public(environ.get("HOLDFAST_PUBLIC_ADDRESS", "")),
             control_address=environ.get("HOLDFAST_CONTROL_ADDRESS") or None,
             host=environ.get("HOLDFAST_HOST", ""),
@@ -157,7 +157,7 @@ def _public(value: str) -> tuple[str, int] | None:
     if not value:
         return None
     host, _, port = value.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UsageError(f"HOLDFAST_PUBLIC_ADDRESS must be HOST:PORT, found {value!r}")
     return host.strip("[]"), int(port)
 
@@ -170,6 +170,13 @@ def _integer(environ: Mapping[str, str], name: str, default: int) -> int:
         return int(value)
     except ValueError:
         raise UsageError(f"{name} must be a whole number, found {value!r}") from None
+
+
+def _within(environ: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    value = _integer(environ, name, default)
+    if not least <= value <= most:
+        raise UsageError(f"{name} must be from {least} to {most}, found {value}")
+    return value
 
 
 def _optional(environ: Mapping[str, str], name: str) -> int | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from holdfast.errors import UsageError
+from holdfast.errors import HoldfastError, UsageError
 from holdfast.launch.spec import default_run_dir, fresh_folder
 
 MAIN_JOB = Path("examples/fashion_lenet.py")
@@ -50,7 +50,8 @@ def drill(
 
     Without SCRIPT it drills the main job under link faults. The report is drill.html in the run
     directory, with drill.json and faults.toml beside it. Options come before SCRIPT. Exit status: 0
-    if every promise was kept, 1 if one was broken, 2 for bad usage, 130 after Ctrl-C.
+    if every promise was kept, 1 if one was broken, 2 if the drill could not be held (an option, a
+    script or network that cannot be used, a job that fails by itself), 130 after Ctrl-C.
     """
     from holdfast.fabric.script import load_script
     from holdfast.fabric.topology import parse_topology
@@ -84,6 +85,9 @@ def drill(
     try:
         with Signals() as signals:
             done = run_drill(spec, console, signals)
+    except HoldfastError as error:
+        console.problem(f"error: {error}")
+        sys.exit(2)
     except Interrupted as interrupted:
         console.problem(f"interrupted by {interrupted}: {spec.run_dir}")
         sys.exit(interrupted.exit_status)

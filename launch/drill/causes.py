@@ -5,12 +5,13 @@ that is in force or ended less than `AFTERMATH` seconds ago. Of several, one tha
 one that only slows, and then the one that began last.
 """
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import combinations
 
 from holdfast.fabric.condition import Pair, Place, places
 from holdfast.fabric.faults import Fault
@@ -20,6 +21,11 @@ from holdfast.launch.drill.record import Ended, FaultSpan, LinkEvent, RunRecord
 AFTERMATH = 3.0
 """Seconds after a fault's end within which it is still noticed: a link takes two seconds of silence
 for a broken connection, and TCP goes on later than its cable does."""
+
+BEAT = 0.7
+"""Seconds by which a link's silence may be longer than the fault that made it: a heartbeat's pause,
+and a little."""
+_SILENT = re.compile(r"nothing moved for ([\d.]+) s")
 
 SLOWING = frozenset({"loss", "latency", "reorder", "rate", "disk-full", "disk-slow"})
 """The kinds that by themselves break no connection and end no worker."""
@@ -45,6 +51,10 @@ class Layout:
         # A worker may end because of any link, as those of its peers do that wait for it.
         return isinstance(event, Ended) or self._on_the_way(here, there, fault)
 
+    def touches_any(self, fault: Fault) -> bool:
+        """Return whether a fault of the network can touch any two ranks' data."""
+        return any(self._on_the_way(*two, fault) for two in combinations(set(self.hosts), 2))
+
     def _on_the_way(self, here: str, there: str, fault: Fault) -> bool:
         meant = frozenset(places(self.topology, fault))
         return not meant.isdisjoint(self._between(here, there))
@@ -54,10 +64,10 @@ class Layout:
         pair = (min(here, there), max(here, there))
         if pair not in self._known:
             lanes: set[Place] = {Pair(here, there), Pair(there, here)}
-            ends = product(self.topology.nics(here, "data"), self.topology.nics(there, "data"))
-            for one, other in ends:
-                for lane in (lane for path in self.topology.paths(one, other) for lane in path):
-                    lanes |= {lane, Lane(lane.cable, not lane.forward)}
+            # Links go from first NIC to first NIC.
+            one, other = self.topology.nic(here), self.topology.nic(there)
+            for lane in (lane for path in self.topology.paths(one, other) for lane in path):
+                lanes |= {lane, Lane(lane.cable, not lane.forward)}
             self._known[pair] = frozenset(lanes)
         return self._known[pair]
 
@@ -111,11 +121,18 @@ def causes(record: RunRecord, layout: Layout | None = None) -> dict[int, list[Ou
     return found
 
 
+def _silence(event: Event) -> float:
+    """Return how long before an event its cause must have begun: silence has to last to be one."""
+    if not isinstance(event, LinkEvent) or (match := _SILENT.search(event.why)) is None:
+        return 0.0
+    return max(0.0, float(match[1]) - BEAT)
+
+
 def _cause(event: Event, spans: Iterable[FaultSpan], layout: Layout | None) -> FaultSpan | None:
     possible = [
         span
         for span in spans
-        if span.began <= event.time
+        if span.began <= event.time - _silence(event)
         and (span.ended is None or event.time <= span.ended + AFTERMATH)
         and (layout is None or layout.touches(span.fault, event))
     ]

@@ -59,8 +59,10 @@ def run_drill(spec: DrillSpec, console: Console, signals: Signals) -> Drill:
             longest=min(LONGEST, spec.mtbf),
         )
     (spec.run_dir / "faults.toml").write_text(script.to_toml(), encoding="utf-8")
+    whence = "" if script.seed is None else f", drawn from seed {script.seed}"
     console.notice(
-        f"the run under faults: {len(script.entries)} planned, in {spec.run_dir / 'faults.toml'}"
+        f"the run under faults: {len(script.entries)} planned{whence}, in "
+        f"{spec.run_dir / 'faults.toml'}"
     )
     faulty = JobRun(spec, "faulty", script, console, signals).run()
     layout = Layout(spec.topology, ranks_on(spec.topology, quiet))

@@ -14,7 +14,8 @@
 - *Steps repeated*: how often a step was ended again that the same rank had ended before.
 - *Samples committed*: those that the result says it was trained on.
 - *Goodput*: steps a second, each counted once, from the end of the first to the end of the last,
-  over the quiet run's. For two runs of the same steps that is the quiet run's time over the other.
+  over the quiet run's. For two runs of the same steps that is the quiet run's time over the other;
+  for a run that left no result it is 0.
 
 A promise is broken if the job did not finish, if its weights or its number of samples are not those
 of the quiet run, or if a step is lost. Where only the network or a disk was at fault, it is also
@@ -22,6 +23,7 @@ broken by a restart or a repeated step. A killed worker or a paused host may mea
 checkpoint: what is repeated then is reported, and breaks no promise.
 """
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -85,8 +87,9 @@ class FaultFigures:
 class Figures:
     """All of a drill's figures; see the module for their definitions.
 
-    `broken_promises` are sentences for people. `goodput` is None where a run ended fewer than two
-    steps.
+    `broken_promises` are sentences for people. `faults_never_began` are entries of the script whose
+    moment did not come, if it was written and not drawn. `goodput` is None where a run ended fewer
+    than two steps.
     """
 
     broken_promises: tuple[str, ...]
@@ -101,6 +104,7 @@ class Figures:
     links_lost: int
     workers_ended: int
     faults: tuple[FaultFigures, ...]
+    faults_never_began: tuple[str, ...]
     detection_seconds: Percentiles
     recovery_seconds: Percentiles
     goodput: float | None
@@ -132,8 +136,9 @@ def figures(
     each = tuple(_fault_figures(quiet, faulty, layout))
     quiet_steps = [step.seconds for step in step_times(quiet)]
     faulty_steps = [step.seconds for step in step_times(faulty)]
+    broken = tuple(_broken(quiet, faulty, samples_expected))
     return Figures(
-        broken_promises=tuple(_broken(quiet, faulty, samples_expected)),
+        broken_promises=broken or (() if faulty.faults else (NO_FAULT,)),
         weights_identical=identical,
         weights_sha256=faulty.weights_sha256,
         steps_expected=quiet.steps,
@@ -145,6 +150,7 @@ def figures(
         links_lost=sum(event.lost for event in faulty.links),
         workers_ended=sum(end.returncode != 0 and not end.stopped for end in faulty.ends),
         faults=each,
+        faults_never_began=faulty.never_began,
         detection_seconds=Percentiles.of(fault.detection_seconds for fault in each),
         recovery_seconds=Percentiles.of(fault.recovery_seconds for fault in each),
         goodput=_goodput(quiet, faulty),
@@ -188,6 +194,8 @@ def step_times(record: RunRecord) -> list[StepTime]:
 
 
 def _goodput(quiet: RunRecord, faulty: RunRecord) -> float | None:
+    if faulty.weights_sha256 is None:
+        return 0.0  # nothing of it counts
     rates = _steps_per_second(quiet), _steps_per_second(faulty)
     if rates[0] is None or rates[1] is None:
         return None
@@ -225,7 +233,9 @@ def _fault_figures(
             ended=span.ended,
             outages=len(outages),
             detection_seconds=outages[0].event.time - span.began if outages else None,
-            recovery_seconds=_recovery(span, outages, ends, usual),
+            recovery_seconds=_recovery(span, outages, ends, usual)
+            if outages or layout is None or layout.touches_any(span.fault)
+            else None,
         )
 
 
@@ -256,6 +266,12 @@ def _longest_gap(times: Sequence[float]) -> float:
 
 # Promises
 
+NO_FAULT = "No fault began while the job ran, so it shows only that two runs are alike."
+"""Why a drill in which all went well is of no use."""
+
+_ERROR = re.compile(r"[\w.]+(Error|Exceeded|Lost|Mismatch|Corrupt|Exception)\b")
+"""How a traceback's last line begins."""
+
 
 def _broken(quiet: RunRecord, faulty: RunRecord, samples_expected: int) -> Iterable[str]:
     if quiet.exit_status != 0:
@@ -284,7 +300,8 @@ def _broken(quiet: RunRecord, faulty: RunRecord, samples_expected: int) -> Itera
 def _status(record: RunRecord) -> str:
     said = f"exit status {record.exit_status}"
     lines = (record.error or "").strip().splitlines()
-    return f"{said}, {lines[0].rstrip('.:')}" if lines else said
+    named = next((line for line in reversed(lines) if _ERROR.match(line)), None)
+    return f"{said}, {(named or lines[0]).rstrip('.:')}" if lines else said
 
 
 def count(number: int, what: str) -> str:

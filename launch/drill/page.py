@@ -139,8 +139,7 @@ def _cards(figures: Figures) -> str:
         _card(
             percent_text(figures.goodput),
             "goodput",
-            f"{seconds_text(figures.seconds_faulty)}; in quiet "
-            f"{seconds_text(figures.seconds_quiet)}",
+            "of the quiet run’s steps per second",
         ),
         _card(
             percentiles_text(figures.detection_seconds),

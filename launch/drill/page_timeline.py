@@ -207,7 +207,7 @@ class _Timeline:
 
     def _link(self, spans: Sequence[Span], top: float) -> str:
         height = Axis(0.0, top * 1.12 or 1.0, _LINK_HEIGHT, upright=True)
-        tick = height.ticks(2)[-1]
+        tick = next(tick for count in (2, 4, 8) if (tick := height.ticks(count)[-1]))
         lines, said = heights(height, [tick], [_round_rate(tick)])
         drawn = [(start, end, height(rate)) for start, end, rate in spans]
         shapes = [

@@ -64,7 +64,8 @@ class RunRecord:
     """One run of a job. All times are seconds since it was started.
 
     `loss` is (step, loss) after that many steps; `starts` are the times at which its attempts were
-    started. `weights_sha256`, `steps` and `samples` are those of its result, if it has one.
+    started, `never_began` the script's entries whose moment did not come. `weights_sha256`, `steps`
+    and `samples` are those of its result, if it has one.
     """
 
     seconds: float
@@ -80,4 +81,5 @@ class RunRecord:
     traffic: tuple[Traffic, ...] = ()
     faults: tuple[FaultSpan, ...] = ()
     ends: tuple[Ended, ...] = ()
+    never_began: tuple[str, ...] = ()
     error: str | None = None

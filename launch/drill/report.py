@@ -154,8 +154,7 @@ def _figures(figures: Figures) -> Table:
         ("links lost, restarts", f"{figures.links_lost:,}, {figures.restarts:,}"),
         (
             "goodput",
-            f"{percent_text(figures.goodput)} ({seconds_text(figures.seconds_faulty)}; in quiet "
-            f"{seconds_text(figures.seconds_quiet)})",
+            f"{percent_text(figures.goodput)} of the quiet run's steps per second",
         ),
     )
     for row in rows:

@@ -29,7 +29,12 @@ from holdfast.launch.drill.record import (
     Traffic,
 )
 from holdfast.launch.drill.spec import DrillSpec
-from holdfast.launch.environment import AttemptFacts, worker_environment
+from holdfast.launch.environment import (
+    EVENTS_FD,
+    RENDEZVOUS_FD,
+    AttemptFacts,
+    worker_environment,
+)
 from holdfast.launch.failure import choose_cause, decide, describe_failures
 from holdfast.launch.logs import AttemptLogs, LineSplitter, next_attempt, parse_event
 from holdfast.launch.run_folder import RunFolder
@@ -37,11 +42,22 @@ from holdfast.launch.signals import Signals
 from holdfast.launch.spec import LaunchSpec, Node, Place, rank_table
 from holdfast.launch.workers import GRACE, Exited, Output, Stream, WorkerCommand, WorkerGroup
 from holdfast.runtime.metrics import read_metrics
+from holdfast.runtime.worker import CONVENTIONS
 
 POLL = 0.1
+MEETING = 30.0
+"""Seconds that the ranks have to find each other, at least."""
 
-NOT_OURS = ("HOLDFAST_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_")
-"""Beginnings of variables that a drill's workers don't take over from whoever starts it."""
+NOT_OURS = frozenset(
+    {
+        EVENTS_FD,
+        RENDEZVOUS_FD,
+        *(names for convention in CONVENTIONS for names in convention),
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    }
+)
+"""What a drill's workers don't take over from a job that whoever starts it may be part of."""
 
 
 @dataclass
@@ -94,6 +110,7 @@ class JobRun:
                 status, error = self._attempts(network, folder)
             finally:
                 stop()
+                never = tuple(str(each) for each in network.planned)
                 ended = time.monotonic()
                 network.heal()
             spans = _spans(network, made - began, ended - began)
@@ -114,6 +131,7 @@ class JobRun:
             traffic=tuple(_since(began, self._seen.traffic)),
             ends=tuple(_since(began, self._seen.ends)),
             faults=spans,
+            never_began=never if self._script.seed is None else (),
             error=error,
         )
 
@@ -166,7 +184,7 @@ class JobRun:
             folder.events.write("restart", restart=restarts, cause=cause.rank)
             self._console.problem(
                 f"rank {cause.rank} on {cause.host} {cause.describe()}: restart {restarts} of "
-                f"{self._job.max_restarts}, from the newest checkpoint"
+                f"{self._job.max_restarts}"
             )
 
     def _attempt(
@@ -174,6 +192,7 @@ class JobRun:
     ) -> Attempt:
         """Start the workers and follow them to their ends."""
         self._seen.attempt = restarts
+        self._splitters.clear()
         places = self._places()
         hosts = {place.rank: network.engine.hosts[place.node.host] for place in places}
         state = Attempt(places)
@@ -192,6 +211,7 @@ class JobRun:
                 for event in group.poll(POLL):
                     if isinstance(event, Exited) and event.rank in running:
                         hosts[event.rank].forget(running.pop(event.rank))
+                        self._last_lines(event.rank, state)
                     self._handle(event, state, logs, folder)
         self._signals.check()
         return state
@@ -202,7 +222,7 @@ class JobRun:
 
     def _commands(self, network: Network[HostsEngine], restarts: int) -> list[WorkerCommand]:
         job = self._job
-        base = {name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)}
+        base = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
         facts = AttemptFacts(
             master_addr="",  # each host's own way to rank 0 is laid over it
             master_port=str(MEETING_PORT),
@@ -219,7 +239,10 @@ class JobRun:
                 base
                 | worker_environment(job, place, facts, cores=cores, base=base)
                 | network.engine.environment(place.node.host, place.rank, place.local_rank)
-                | {"HOLDFAST_TIMEOUT_SECONDS": str(int(self._spec.timeout))}
+                | {
+                    "HOLDFAST_TIMEOUT_SECONDS": str(int(self._spec.timeout)),
+                    "HOLDFAST_RENDEZVOUS_SECONDS": str(int(max(MEETING, self._spec.timeout))),
+                }
             )
             argv = host.wrap([sys.executable, str(job.script), *job.args])
             commands.append(WorkerCommand(place.rank, tuple(argv), environment, os.getcwd()))
@@ -251,6 +274,13 @@ class JobRun:
                 if not state.quiet(rank):
                     for line in self._splitters[rank, stream].feed(data):
                         self._console.worker_line(rank, stream, line)
+
+    def _last_lines(self, rank: int, state: Attempt) -> None:
+        """Show lines whose end never came."""
+        for (of, stream), splitter in self._splitters.items():
+            if of == rank and stream != "events" and not state.quiet(rank):
+                for line in splitter.rest():
+                    self._console.worker_line(rank, stream, line)
 
     def _told(self, rank: int, event: Mapping[str, Any]) -> None:
         """Take what a worker tells of itself while it runs, from a thread of its own."""

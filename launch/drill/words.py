@@ -35,9 +35,10 @@ def percent_text(share: float | None) -> str:
 
 def headline(figures: Figures) -> str:
     """Return the verdict in a word or two."""
-    if not figures.promise_kept:
-        return "Broken"
-    return "Held" if figures.faults else "Nothing happened"
+    if figures.promise_kept:
+        return "Held"
+    finished = figures.weights_identical and not figures.steps_lost
+    return "Broken" if figures.faults or not finished else "Nothing happened"
 
 
 def verdict(figures: Figures) -> list[str]:
@@ -45,16 +46,13 @@ def verdict(figures: Figures) -> list[str]:
     if not figures.promise_kept:
         return list(figures.broken_promises)
     faults = count(len(figures.faults), "fault")
-    if not figures.faults:
-        return [
-            "The run ended before any fault of the script began, so it shows only that two runs "
-            "are alike."
-        ]
     lost = count(figures.links_lost, "lost link")
     told = f"{faults} and {lost}"
     if figures.restarts:
         told = f"{faults}, {lost} and {count(figures.restarts, 'restart')}"
     said = [f"Weights identical, bit for bit, after {told}."]
+    if figures.faults_never_began:
+        said.append(f"{count(len(figures.faults_never_began), 'planned fault')} never began.")
     kept = f"All {figures.samples_committed:,} samples are counted and no step is lost"
     if figures.steps_repeated:
         again = count(figures.steps_repeated, "step")

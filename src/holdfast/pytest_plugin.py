@@ -35,7 +35,7 @@ DRAWN_SECONDS = 600.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the kind of network be chosen."""
     parser.addoption(
-        "--fabric",
+        "--holdfast-fabric",
         default="relay",
         choices=["relay", "kernel"],
         help="the network that the fixtures fabric and drill build (kernel: needs root)",
@@ -66,9 +66,9 @@ def pytest_runtest_makereport(
 def fabric(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Network[HostsEngine]]]":
     """Return a function that builds a network: `fabric(3)`, `fabric(leaf_spine(2, 2, 2))`.
 
-    A number stands for that many hosts on one switch; `kind` overrides --fabric. The networks are
-    healed and removed after the test. With `@pytest.mark.faults(seed=7)` faults are drawn, and play
-    from the start.
+    A number stands for that many hosts on one switch; `kind` overrides --holdfast-fabric. The
+    networks are healed and removed after the test. With `@pytest.mark.faults(seed=7)` faults are
+    drawn, and play from the start.
     """
     from holdfast.fabric.build import build
     from holdfast.fabric.script import draw
@@ -80,7 +80,7 @@ def fabric(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Network[Ho
 
         def make(topology: "int | Topology" = 3, kind: str | None = None) -> "Network[HostsEngine]":
             wired = star(topology) if isinstance(topology, int) else topology
-            network = build(kind or request.config.getoption("--fabric"), wired)
+            network = build(kind or request.config.getoption("--holdfast-fabric"), wired)
             stack.enter_context(network)
             played.append(partial(_script_of, network, (drawn or {}).get("seed")))
             if drawn is not None:
@@ -132,7 +132,7 @@ def drill(request: pytest.FixtureRequest, tmp_path: Path) -> "Callable[..., Figu
         from holdfast.launch.console import Console
         from holdfast.launch.drill.drill import run_drill
         from holdfast.launch.drill.spec import DrillSpec
-        from holdfast.launch.signals import Signals
+        from holdfast.launch.signals import Interrupted, Signals
         from holdfast.runtime.progress import ProgressView
 
         drawn = _drawn(request)
@@ -148,7 +148,7 @@ def drill(request: pytest.FixtureRequest, tmp_path: Path) -> "Callable[..., Figu
             run_dir=folder,
             args=tuple(args),
             topology=topology or star(workers),
-            fabric=fabric or request.config.getoption("--fabric"),
+            fabric=fabric or request.config.getoption("--holdfast-fabric"),
             nproc_per_node=nproc_per_node,
             faults=chosen,
             mtbf=(drawn or {}).get("mtbf", 5.0),
@@ -163,6 +163,8 @@ def drill(request: pytest.FixtureRequest, tmp_path: Path) -> "Callable[..., Figu
         with Signals() as signals:
             try:
                 done = run_drill(spec, console, signals)
+            except Interrupted as interrupted:
+                raise KeyboardInterrupt from interrupted  # which stops pytest
             finally:
                 console.close()
         print(f"the drill's report: {folder / 'drill.html'}")

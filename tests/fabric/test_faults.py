@@ -20,6 +20,7 @@ from holdfast.fabric.script import (
     load_script,
     parse_script,
     partition,
+    reset,
 )
 from holdfast.fabric.topology import Lane, leaf_spine, star, two_rails
 from holdfast.fabric.units import bits_per_second, format_rate, format_seconds, seconds
@@ -123,6 +124,16 @@ def test_a_line_of_python_is_a_script():
         ("[[fault]]\nat = '1s'\nkind = 'loss'\nlink = 'h0'\np = 'x'", "p = 'x'"),
         ("faults = 3", "tables and a whole seed"),
         ("[[fault", "not TOML"),
+        ("[fault]\nat = '1s'", "tables and a whole seed"),
+        ("fault = [3]", "tables and a whole seed"),
+        ("seed = true", "tables and a whole seed"),
+        ("[[fault]]\nat = ['1s']\nkind = 'down'\nlink = 'h0'", "a duration"),
+        ("[[fault]]\nat = true\nkind = 'down'\nlink = 'h0'", "a duration"),
+        ("[[fault]]\nat = '1e99999999999s'\nkind = 'down'\nlink = 'h0'", "a duration"),
+        ("[[fault]]\nat = '1s'\nkind = 'down'\nnic = ['h1', true]", "nic ="),
+        ("[[fault]]\nat = '1s'\nkind = 'down'\nlink = ''", "link = ''"),
+        ("[[fault]]\nat = '1s'\nkind = 'partition'\ngroups = 'h0'", "groups = 'h0'"),
+        ("[[fault]]\nat = '1s'\nkind = 'kill'\nworker = -1", "from 0"),
     ],
 )
 def test_a_bad_script_names_its_line(tmp_path, text, said):
@@ -136,14 +147,23 @@ def test_a_bad_script_names_its_line(tmp_path, text, said):
     ("script", "said"),
     [
         (flap("h0", "h9", down=1), "no 'h9'"),
-        (kill(host="h7"), "no host 'h7'"),
+        (kill(host="h7"), "no 'h7'"),
         (kill(worker=3), "from 0 to 2"),
         (partition(groups=[["h0"], ["x"]]), "no 'x'"),
+        (partition(groups=[["h0"], ["h1"]], network="control"), "no control network"),
+        (reset(switch="s0", ends="one"), "must be a host"),
     ],
 )
 def test_a_script_for_another_network_is_refused(script, said):
     with pytest.raises(UsageError, match=f"fault 1 of the script.*{said}"):
         script.check(star(3), world_size=3)
+
+
+def test_a_script_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "faults.toml"
+    path.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        load_script(path)
 
 
 def test_moments():

@@ -168,8 +168,9 @@ def test_what_happens_at_once(engine):
         ("disk", "h0", 80e6),
         ("disk whole", "h0"),
     ]
-    with pytest.raises(UsageError, match="must be a host"):
-        net.switch("s0").reset(ends="one")
+    for refused in (net, net.at(step=9)):
+        with pytest.raises(UsageError, match="must be a host"):
+            refused.switch("s0").reset(ends="one")
 
 
 def test_a_moment_is_awaited_and_comes_once(engine):
@@ -198,6 +199,52 @@ def test_what_is_planned_can_be_taken_back(engine):
     net.reached(0, 1, "step")
     assert not net.happened
     assert engine.moments == ()
+
+
+def test_what_was_planned_and_has_begun_is_healed_by_its_handle(engine):
+    net = Network(engine)
+    with net.at(step=5).link("h1").down(), net.at("1s").link("h2").down():
+        net.reached(0, 5, "step")
+        engine.pass_time(2)
+        assert len(engine.blocked) == 4
+        assert net.planned == ()
+    assert not engine.blocked
+    with net.at(step=6).link("h1").down(), net.at(step=6).link("h1").down():
+        pass
+    assert engine.moments == ()
+
+
+def test_healing_forgets_what_was_to_come(engine):
+    net = Network(engine)
+    net.at("1s").link("h1").down()
+    net.at(step=1).link("h1").down()
+    assert len(net.planned) == 2
+    net.heal()
+    engine.pass_time(5)
+    net.reached(0, 1, "step")
+    assert not net.happened
+
+
+def test_a_flap_that_is_healed_while_its_next_fall_is_due_stays_up(engine):
+    net = Network(engine)
+    handle = net.link("h1").flap(down="1s", up="1s", times=3)
+    engine.pass_time(1.5)
+    _, _, fall = engine.later[0]  # the timer has it in hand already
+    handle.heal()
+    fall()
+    assert not engine.blocked
+    assert [each.what for each in net.happened] == ["began", "ended"]
+
+
+def test_a_fault_that_cannot_be_carried_out_costs_the_others_of_its_moment_nothing(engine):
+    net = Network(engine)
+    net.at(step=1).host("h0").kill()
+    net.at(step=1).link("h1").down()
+    engine.kill = lambda host: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        net.reached(0, 1, "step")
+    assert engine.blocked
+    assert [each.fault.kind for each in net.happened] == ["down"]
 
 
 def test_a_script_plays_from_now(engine):

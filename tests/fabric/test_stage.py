@@ -1,5 +1,6 @@
 """The stage: a worker waits until a fault is in place, and finds its disk as the script says."""
 
+import socket
 import threading
 
 import pytest
@@ -90,6 +91,34 @@ def test_disks_are_troubled_by_host_also_for_a_worker_that_comes_later(watched):
     slow()
     for player in (early, other, late):
         player.close()
+
+
+def test_of_two_troubles_the_worse_one_counts_until_it_is_healed(watched):
+    player = Player(str(watched.stage.path), 0, "h0")
+    full = watched.stage.trouble_disk("h0", None)
+    slow = watched.stage.trouble_disk("h0", 8e6)
+    until(lambda: player.disk == "full")
+    full()
+    until(lambda: (player.disk, player.disk_rate) == ("slow", 8e6))
+    slower = watched.stage.trouble_disk("h0", 1e6)
+    until(lambda: player.disk_rate == 1e6)
+    slow()
+    slower()
+    until(lambda: player.disk == "whole")
+    player.close()
+
+
+def test_a_worker_that_reads_nothing_holds_nobody_up(watched):
+    with socket.socket(socket.AF_UNIX) as stopped:
+        stopped.connect(str(watched.stage.path))
+        stopped.sendall(b'{"hello": [0, "h0"]}\n')
+        for turn in range(200):
+            watched.stage.await_moments(tuple(When(step=turn + step) for step in range(1000)))
+        player = Player(str(watched.stage.path), 1, "h1")
+        player.reach(199, "step")
+        assert watched.reached == [(1, 199, "step")]
+        player.close()
+        stopped.sendall(b'{"tell": {"event"')  # and is killed in the middle of a line
 
 
 def test_without_a_stage_any_more_nobody_waits(watched):

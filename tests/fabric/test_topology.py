@@ -135,6 +135,8 @@ def test_a_file_gives_what_it_says(tmp_path):
         ('network = "control"', 'network = "other"', "data or control"),
         ('name = "office"', "name = ", "is not TOML"),
         ('name = "office"', "owner = 3", "owner"),
+        ('rate = "1gbit"', "rate = 0", "above 0"),
+        ('rate = "1gbit"', "rate = []", "a rate such as"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path, old, new, said):

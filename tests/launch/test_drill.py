@@ -64,6 +64,13 @@ def test_a_full_disk_costs_checkpoints_not_the_job(drill, tmp_path):
     assert "No space left" in events.read_text()
 
 
+def test_faults_whose_moment_never_comes_are_told(drill):
+    result = drill(SCRIPT, workers=2, faults=reset("h1", at_step=3) + kill(worker=1, at_step=999))
+    assert result.promise_kept
+    assert len(result.faults) == 1
+    assert result.faults_never_began == ("in step 999, step: kill worker 1",)
+
+
 def test_a_promise_that_is_broken_is_named(drill):
     result = drill(SCRIPT, workers=2, faults=down("h1", at_step=3), timeout=1, max_restarts=0)
     assert not result.promise_kept
@@ -150,7 +157,7 @@ def test_a_job_that_fails_by_itself_is_no_drill(tmp_path):
     script = tmp_path / "train.py"
     script.write_text("raise SystemExit(7)")
     run = command("--run-dir", tmp_path / "run", script)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "failed without any fault" in run.stderr
 
 
