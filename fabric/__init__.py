@@ -2,8 +2,8 @@
 
 The room is how links are broken on purpose, in tests and drills, and never trains. Start reading
 at `faults.py` (what can be done, as data) and `network.py` (the words for it); then at one of the
-three kinds of network: relays in user space (`relayed.py`), the kernel's own namespaces
-(`kernel.py`), or a simulation with a virtual clock (`simulated.py`).
+three kinds of network: relays in user space (`relay/`), the kernel's own namespaces (`kernel/`), or
+a simulation with a virtual clock (`simulated/`).
 """
 
 from holdfast.fabric.build import FABRICS, build

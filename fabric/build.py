@@ -9,12 +9,12 @@ from holdfast.fabric.network import Network
 from holdfast.fabric.topology import Topology
 
 _ENGINES = {
-    "relay": ("holdfast.fabric.relayed", "RelayEngine"),
-    "kernel": ("holdfast.fabric.kernel", "KernelEngine"),
+    "relay": ("holdfast.fabric.relay.engine", "RelayEngine"),
+    "kernel": ("holdfast.fabric.kernel.engine", "KernelEngine"),
 }
 
 FABRICS = tuple(_ENGINES)
-"""The kinds of network on which processes run; `simulated.py` is the one for none."""
+"""The kinds of network on which processes run; `simulated/engine.py` is the one for none."""
 
 
 def build(kind: str, topology: Topology, told: ToldBy | None = None) -> Network[HostsEngine]:

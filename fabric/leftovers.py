@@ -2,7 +2,7 @@
 
 Each network writes down in a folder of its own which process groups it started. When the process
 that made it is gone, `sweep` ends the groups that are left and deletes the folder. Namespaces are
-swept apart from that: see `kernel_namespaces.py`.
+swept apart from that: see `kernel/namespaces.py`.
 
 Rule: a process is known by its number and its start time, so that nobody else's is ever ended.
 """

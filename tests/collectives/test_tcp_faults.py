@@ -16,7 +16,7 @@ from holdfast.collectives.link import HEADER, LinkConfig
 from holdfast.collectives.scheduled import ScheduledCommunicator
 from holdfast.collectives.tcp import TcpTransport
 from holdfast.errors import CommunicationError, DeadlineExceeded
-from holdfast.fabric.relay_cut import Cut, CutRelay, Direction
+from holdfast.fabric.relay.cut import Cut, CutRelay, Direction
 
 pytestmark = pytest.mark.local
 

@@ -18,9 +18,9 @@ import pytest
 from holdfast.errors import FabricError
 from holdfast.fabric.build import build
 from holdfast.fabric.faults import KINDS
-from holdfast.fabric.kernel_commands import ip, require
-from holdfast.fabric.kernel_namespaces import RECORDS, inside
-from holdfast.fabric.kernel_pipe import Pipe
+from holdfast.fabric.kernel.commands import ip, require
+from holdfast.fabric.kernel.namespaces import RECORDS, inside
+from holdfast.fabric.kernel.pipe import Pipe
 from holdfast.fabric.topology import leaf_spine, star, two_rails
 
 pytestmark = [pytest.mark.local, pytest.mark.netns]

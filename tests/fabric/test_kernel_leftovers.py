@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import FabricError
-from holdfast.fabric import kernel, leftovers
+from holdfast.fabric import leftovers
 from holdfast.fabric.build import build
-from holdfast.fabric.kernel_commands import require
-from holdfast.fabric.kernel_namespaces import NAMESPACES, RECORDS, inside, sweep
+from holdfast.fabric.kernel import engine as kernel
+from holdfast.fabric.kernel.commands import require
+from holdfast.fabric.kernel.namespaces import NAMESPACES, RECORDS, inside, sweep
 from holdfast.fabric.topology import leaf_spine, star
 
 pytestmark = [pytest.mark.local, pytest.mark.netns]
@@ -103,7 +104,7 @@ def test_nothing_is_left_of_a_network_that_could_not_be_built(monkeypatch, step)
 
 OWNER = """
 import os, shutil, signal, sys
-from holdfast.fabric import kernel
+from holdfast.fabric.kernel import engine as kernel
 from holdfast.fabric.build import build
 from holdfast.fabric.topology import star
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.fabric.condition import CLEAR, Condition
-from holdfast.fabric.kernel_pipe import QUEUE_SECONDS, Pipe
+from holdfast.fabric.kernel.pipe import QUEUE_SECONDS, Pipe
 
 GAPS = st.lists(st.floats(0, 0.1), min_size=1, max_size=50)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from holdfast.errors import UsageError
 from holdfast.fabric.condition import Pair
-from holdfast.fabric.kernel_plan import Plan, Port
+from holdfast.fabric.kernel.plan import Plan, Port
 from holdfast.fabric.topology import (
     Cable,
     Lane,

@@ -16,9 +16,9 @@ import pytest
 
 from holdfast.errors import FabricError
 from holdfast.fabric.condition import CLEAR, Condition, Pair
-from holdfast.fabric.relay import Relay
-from holdfast.fabric.relay_connection import Route, Way
-from holdfast.fabric.relay_cut import Cut, CutRelay
+from holdfast.fabric.relay.connection import Route, Way
+from holdfast.fabric.relay.cut import Cut, CutRelay
+from holdfast.fabric.relay.relay import Relay
 
 pytestmark = pytest.mark.local
 
@@ -239,8 +239,8 @@ def test_an_address_in_use_is_named(bench):
 
 FEW_DESCRIPTORS = """
 import resource, sys
-from holdfast.fabric.relay import Relay
-from holdfast.fabric.relay_connection import Route
+from holdfast.fabric.relay.relay import Relay
+from holdfast.fabric.relay.connection import Route
 resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
 with Relay() as relay:
     address = relay.listen(("127.0.0.1", 0), lambda dialler: Route(("127.0.0.1", int(sys.argv[1]))))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.fabric.condition import CLEAR, Condition
-from holdfast.fabric.relay_gate import Gate
-from holdfast.fabric.relay_line import CAPACITY, PACKET, SHORTEST, TIMEOUT, Line, Odds
+from holdfast.fabric.relay.gate import Gate
+from holdfast.fabric.relay.line import CAPACITY, PACKET, SHORTEST, TIMEOUT, Line, Odds
 
 CONDITIONS = st.builds(
     Condition,

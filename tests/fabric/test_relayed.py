@@ -19,7 +19,7 @@ from holdfast.fabric import leftovers
 from holdfast.fabric.build import build
 from holdfast.fabric.condition import Pair
 from holdfast.fabric.faults import KINDS
-from holdfast.fabric.relayed import RelayEngine
+from holdfast.fabric.relay.engine import RelayEngine
 from holdfast.fabric.topology import Lane, leaf_spine, star, two_rails
 
 pytestmark = pytest.mark.local

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from holdfast.fabric import star
 from holdfast.fabric.condition import Condition, baseline
-from holdfast.fabric.simulated_clock import Clock
-from holdfast.fabric.simulated_tcp import TRIES, WINDOW, Connection, End
-from holdfast.fabric.simulated_wire import PIECE, Wires
+from holdfast.fabric.simulated.clock import Clock
+from holdfast.fabric.simulated.tcp import TRIES, WINDOW, Connection, End
+from holdfast.fabric.simulated.wire import PIECE, Wires
 from holdfast.fabric.topology import Lane
 
 UP, DOWN = Lane(0, True), Lane(1, False)  # from h0 to the switch, from there to h1

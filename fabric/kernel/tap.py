@@ -25,8 +25,8 @@ from itertools import count
 
 from holdfast.errors import FabricError
 from holdfast.fabric.condition import Condition
-from holdfast.fabric.kernel_namespaces import inside
-from holdfast.fabric.kernel_pipe import Pipe
+from holdfast.fabric.kernel.namespaces import inside
+from holdfast.fabric.kernel.pipe import Pipe
 
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOFFLOAD = 0x400454CA, 0x400454CB, 0x400454D0
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000

@@ -25,8 +25,8 @@ from holdfast.fabric.condition import Condition, Pair, Place, baseline
 from holdfast.fabric.faults import KINDS
 from holdfast.fabric.hosts import Host, HostsEngine, ToldBy
 from holdfast.fabric.leftovers import Traces
-from holdfast.fabric.relay import Relay
-from holdfast.fabric.relay_connection import Address, Route, Way
+from holdfast.fabric.relay.connection import Address, Route, Way
+from holdfast.fabric.relay.relay import Relay
 from holdfast.fabric.topology import NetworkName, Nic, Topology
 
 _LOCK_PORT = 29599  # UDP, at 127.A.0.1: whoever has it has the network 127.A

@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Literal
 
 from holdfast.fabric.condition import CLEAR, Condition
-from holdfast.fabric.relay_gate import Gate
-from holdfast.fabric.relay_line import PACKET, Line
+from holdfast.fabric.relay.gate import Gate
+from holdfast.fabric.relay.line import PACKET, Line
 
 READ = 1 << 19
 """Bytes that are read at once at most."""

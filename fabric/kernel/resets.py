@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from holdfast.errors import FabricError
-from holdfast.fabric.kernel_commands import ss_in
+from holdfast.fabric.kernel.commands import ss_in
 
 _STATES = ("state", "connected", "exclude", "time-wait")
 

@@ -1,4 +1,4 @@
-"""TCP connections as the applications at their two ends see them, over `simulated_wire.py`. Pure.
+"""TCP connections as the applications at their two ends see them, over `simulated/wire.py`. Pure.
 
 Bytes arrive in order, late rather than never. What is lost comes again: a round trip later if
 something sent after it has come through, else at the next point of TCP's retransmission grid, whose
@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from holdfast.fabric.simulated_wire import PACKET, PIECE, Path, Piece, Wires, packets_of
+from holdfast.fabric.simulated.wire import PACKET, PIECE, Path, Piece, Wires, packets_of
 
 WINDOW = 4 << 20
 """The most bytes that are on their way or wait for it; more are not accepted."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from holdfast.fabric.condition import CLEAR, Condition, Pair, Place, along, baseline
-from holdfast.fabric.simulated_clock import Clock
+from holdfast.fabric.simulated.clock import Clock
 from holdfast.fabric.topology import Lane, Topology
 
 PIECE = 64 << 10

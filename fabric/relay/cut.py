@@ -9,8 +9,8 @@ from itertools import count
 from types import TracebackType
 from typing import Literal
 
-from holdfast.fabric.relay import Relay
-from holdfast.fabric.relay_connection import Address, How, Route, Way
+from holdfast.fabric.relay.connection import Address, How, Route, Way
+from holdfast.fabric.relay.relay import Relay
 from holdfast.fabric.topology import Lane
 
 Direction = Literal["up", "down"]

@@ -18,9 +18,9 @@ from holdfast.collectives.execution import Incoming, Outgoing, call_tag, execute
 from holdfast.collectives.link import LinkConfig
 from holdfast.collectives.schedule import chunk_bounds, ring_all_reduce
 from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost
-from holdfast.fabric.simulated_clock import Clock
-from holdfast.fabric.simulated_links import EPOCH, Dial, LinkFactory, Links
-from holdfast.fabric.simulated_tcp import Report
+from holdfast.fabric.simulated.clock import Clock
+from holdfast.fabric.simulated.links import EPOCH, Dial, LinkFactory, Links
+from holdfast.fabric.simulated.tcp import Report
 
 State = Literal["running", "done", "failed", "killed"]
 

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from holdfast.fabric.condition import CLEAR, Condition, Pair, Place
-from holdfast.fabric.kernel_commands import tc_in
-from holdfast.fabric.kernel_pipe import Pipe, queue_bytes
-from holdfast.fabric.kernel_plan import MAC, MTU, Plan, Port
-from holdfast.fabric.kernel_resets import Connection
-from holdfast.fabric.tap import Tap, Taps, Way, way
+from holdfast.fabric.kernel.commands import tc_in
+from holdfast.fabric.kernel.pipe import Pipe, queue_bytes
+from holdfast.fabric.kernel.plan import MAC, MTU, Plan, Port
+from holdfast.fabric.kernel.resets import Connection
+from holdfast.fabric.kernel.tap import Tap, Taps, Way, way
 from holdfast.fabric.topology import Lane
 
 BURST_SECONDS = 0.00055

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from holdfast.errors import FabricError
-from holdfast.fabric.kernel_commands import tool
+from holdfast.fabric.kernel.commands import tool
 from holdfast.fabric.leftovers import identity, lives
 
 T = TypeVar("T")

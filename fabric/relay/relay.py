@@ -6,8 +6,8 @@ conditions of all places on its way hold together, and change at any time:
 - *blocked*: nothing passes, neither bytes nor the end of a stream nor a reset, and nobody is told.
   A new connection is taken by the kernel, as the dialler sees it, and goes no further. All goes on
   when the path is free again.
-- *latency*, *jitter*, *loss*, *reordering*, *corruption*: see `relay_line.py`.
-- *rate*: see `relay_gate.py`; all that pass a place share its rate.
+- *latency*, *jitter*, *loss*, *reordering*, *corruption*: see `relay/line.py`.
+- *rate*: see `relay/gate.py`; all that pass a place share its rate.
 
 A dialler whose listener refuses learns of it by a reset rather than at once: by then the relay has
 taken its connection.
@@ -24,10 +24,10 @@ from types import TracebackType
 
 from holdfast.errors import FabricError
 from holdfast.fabric.condition import CLEAR, Condition, Place
-from holdfast.fabric.relay_connection import RESET, Address, Connection, Route
-from holdfast.fabric.relay_flow import Pipes
-from holdfast.fabric.relay_gate import Gate
-from holdfast.fabric.relay_loop import Loop, Task
+from holdfast.fabric.relay.connection import RESET, Address, Connection, Route
+from holdfast.fabric.relay.flow import Pipes
+from holdfast.fabric.relay.gate import Gate
+from holdfast.fabric.relay.loop import Loop, Task
 
 _BACKLOG = 4096
 _AT_ONCE = 64  # connections that a listener takes in a row

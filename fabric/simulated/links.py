@@ -14,8 +14,8 @@ from holdfast.collectives.handshake import Hello
 from holdfast.collectives.link import HEADER, CorruptFrame, Kind, Link, LinkConfig
 from holdfast.collectives.redial import Redial
 from holdfast.errors import AuthenticationError, ProtocolError
-from holdfast.fabric.simulated_clock import Clock
-from holdfast.fabric.simulated_tcp import End, Report
+from holdfast.fabric.simulated.clock import Clock
+from holdfast.fabric.simulated.tcp import End, Report
 
 TOKEN = b"a simulated job's token"
 PURPOSE = b"simulated link"

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from holdfast.fabric.condition import CLEAR, Condition, Place
-from holdfast.fabric.relay_flow import End, Flow, Pipes, Socket
-from holdfast.fabric.relay_gate import Gate
-from holdfast.fabric.relay_line import Line
-from holdfast.fabric.relay_loop import Task
-from holdfast.fabric.relay_peer import has_closed
+from holdfast.fabric.relay.flow import End, Flow, Pipes, Socket
+from holdfast.fabric.relay.gate import Gate
+from holdfast.fabric.relay.line import Line
+from holdfast.fabric.relay.loop import Task
+from holdfast.fabric.relay.peer import has_closed
 
 log = logging.getLogger("holdfast.relay")
 
@@ -187,7 +187,7 @@ class Connection(Task):
     def _wait(self) -> float:
         """Connect to the listener when a handshake would have come through."""
         if self._up.blocked or self._down.blocked:
-            if self._near.broken:
+            if self._near.hung_up:
                 # Whoever dialled has given up. Nobody knows of it: no packet of it came through.
                 self.close()
             return math.inf

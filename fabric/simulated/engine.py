@@ -24,11 +24,11 @@ from holdfast.errors import CommunicationError, UnsupportedFault, UsageError
 from holdfast.fabric.condition import Condition, Place
 from holdfast.fabric.network import Network
 from holdfast.fabric.script import When
-from holdfast.fabric.simulated_clock import Clock
-from holdfast.fabric.simulated_links import LinkFactory
-from holdfast.fabric.simulated_rank import Call, Job, SimulatedRank, State
-from holdfast.fabric.simulated_tcp import Connection, End
-from holdfast.fabric.simulated_wire import Wires
+from holdfast.fabric.simulated.clock import Clock
+from holdfast.fabric.simulated.links import LinkFactory
+from holdfast.fabric.simulated.rank import Call, Job, SimulatedRank, State
+from holdfast.fabric.simulated.tcp import Connection, End
+from holdfast.fabric.simulated.wire import Wires
 from holdfast.fabric.topology import Topology
 
 KINDS = frozenset(

@@ -11,11 +11,11 @@ from holdfast.fabric import leftovers
 from holdfast.fabric.condition import Condition, Place, baseline
 from holdfast.fabric.faults import KINDS
 from holdfast.fabric.hosts import Host, HostsEngine, ToldBy
-from holdfast.fabric.kernel_commands import ip, ip_in, require
-from holdfast.fabric.kernel_faults import Conditions
-from holdfast.fabric.kernel_namespaces import apply, claim, clear, entering, inside, sweep
-from holdfast.fabric.kernel_plan import Plan
-from holdfast.fabric.kernel_resets import connections, reset
+from holdfast.fabric.kernel.commands import ip, ip_in, require
+from holdfast.fabric.kernel.faults import Conditions
+from holdfast.fabric.kernel.namespaces import apply, claim, clear, entering, inside, sweep
+from holdfast.fabric.kernel.plan import Plan
+from holdfast.fabric.kernel.resets import connections, reset
 from holdfast.fabric.leftovers import Traces
 from holdfast.fabric.topology import NetworkName, Topology
 

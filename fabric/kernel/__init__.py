@@ -1,0 +1,1 @@
+"""A network of the kernel's namespaces and veth pairs; start at `engine.py`."""
