@@ -468,6 +468,7 @@ class Network(Selector, Generic[E]):
                 else:
                     self._ends[number] = self._begin(number, fault)
             except BaseException:
+                self._in_force.pop(number, None)
                 self.happened = [each for each in self.happened if each.number != number]
                 raise
             if fault.for_ is not None:
