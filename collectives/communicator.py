@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, overload
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from holdfast.collectives.cost import CostModel
 from holdfast.collectives.link import LinkConfig
 from holdfast.collectives.witness import Blind, Witness
 from holdfast.collectives.work import Work
@@ -42,10 +43,17 @@ class Transport(Protocol):
     def send(self, peer: int, data: memoryview, tag: int) -> None:
         """Queue `data` for `peer` and return at once; `tag` (16 bits) says of which call it is."""
 
-    def receive(self, peer: int, into: memoryview, tag: int) -> None:
-        """Fill `into` with the next message of `peer`; wait for it.
+    def post(self, peer: int, into: memoryview, tag: int) -> None:
+        """Let the next message of `peer` that has no place yet go to `into`; return at once.
 
-        Raises CollectiveMismatch if that message has another size or tag.
+        Places may be posted well before their messages come: then several can be on their way at
+        a time. `into` is the transport's until `wait` has returned for it.
+        """
+
+    def wait(self, peer: int) -> None:
+        """Return when the oldest place posted for `peer` that was not waited for is filled.
+
+        Raises CollectiveMismatch if its message has another size or tag.
         """
 
     def flush(self) -> None:
@@ -64,8 +72,9 @@ class Transport(Protocol):
 class Communicator(Protocol):
     """The collectives of one group of ranks; each rank calls the same ones in the same order.
 
-    Arrays are one-dimensional or are treated so, in C order; other layouts are copied. Results are
-    the same bits on every rank, over every transport, in every run. Calls may come from any
+    Arrays are one-dimensional or are treated so, in C order; other layouts are copied. A result has
+    the same bits on every rank, in every run, and over every transport that carries out the same
+    algorithm (shared memory always adds in the ring's order). Calls may come from any
     thread; they are carried out in the order in which they were made. Every call raises a
     `CommunicationError` where the ranks cannot go on; after that the communicator is of no use but
     to be closed.
@@ -90,26 +99,79 @@ class Communicator(Protocol):
     @overload
     def all_reduce(
         self, x: Array, op: Op = ..., out: Array | None = ..., *, async_op: Literal[True]
-    ) -> Work: ...
+    ) -> Work[Array]: ...
     def all_reduce(
         self, x: Array, op: Op = "sum", out: Array | None = None, *, async_op: bool = False
-    ) -> Array | Work:
+    ) -> Array | Work[Array]:
         """Combine every rank's `x` into `out` (into `x` itself if None) on every rank.
 
         `out` is `x` or apart from it in memory. An operation, dtype or array that cannot be raises
-        UsageError before anything moves.
+        UsageError before anything moves. float16 and bfloat16 are accumulated in float32 and
+        rounded once.
 
-        With `async_op` return a `Work` at once; neither array may be touched until its `wait`.
+        With `async_op`, here and below, return a `Work` at once, whose `wait` returns the result;
+        no array that was given may be touched until then.
         """
 
-    def reduce_scatter(self, x: Array, op: Op = "sum") -> Array:
+    @overload
+    def reduce_scatter(
+        self, x: Array, op: Op = ..., *, async_op: Literal[False] = ...
+    ) -> Array: ...
+    @overload
+    def reduce_scatter(self, x: Array, op: Op = ..., *, async_op: Literal[True]) -> Work[Array]: ...
+    def reduce_scatter(
+        self, x: Array, op: Op = "sum", *, async_op: bool = False
+    ) -> Array | Work[Array]:
         """Return this rank's chunk (`chunk_bounds`) of the combined `x`, in fresh memory."""
 
-    def all_gather(self, x: Array) -> Array:
+    @overload
+    def all_gather(self, x: Array, *, async_op: Literal[False] = ...) -> Array: ...
+    @overload
+    def all_gather(self, x: Array, *, async_op: Literal[True]) -> Work[Array]: ...
+    def all_gather(self, x: Array, *, async_op: bool = False) -> Array | Work[Array]:
         """Return every rank's `x`, all of one shape, stacked along a new first axis."""
 
-    def broadcast(self, x: Array, root: int = 0) -> Array:
+    @overload
+    def broadcast(self, x: Array, root: int = ..., *, async_op: Literal[False] = ...) -> Array: ...
+    @overload
+    def broadcast(self, x: Array, root: int = ..., *, async_op: Literal[True]) -> Work[Array]: ...
+    def broadcast(self, x: Array, root: int = 0, *, async_op: bool = False) -> Array | Work[Array]:
         """Overwrite `x` with `root`'s on every rank and return it."""
+
+    @overload
+    def all_to_all(self, x: Array, *, async_op: Literal[False] = ...) -> Array: ...
+    @overload
+    def all_to_all(self, x: Array, *, async_op: Literal[True]) -> Work[Array]: ...
+    def all_to_all(self, x: Array, *, async_op: bool = False) -> Array | Work[Array]:
+        """Return what the ranks have for this one: `result[r]` is rank r's `x[rank]`.
+
+        The first axis of `x` is as long as the world; all ranks' `x` are of one shape and dtype.
+        """
+
+    def reduce(self, x: Array, op: Op = "sum", root: int = 0) -> Array | None:
+        """Combine every rank's `x`; return the result, in fresh memory, at `root`, else None."""
+
+    def gather(self, x: Array, root: int = 0) -> Array | None:
+        """Return every rank's `x`, of one shape, stacked along a new first axis, at `root`.
+
+        The other ranks get None.
+        """
+
+    def scatter(self, x: Array | None, out: Array, root: int = 0) -> Array:
+        """Fill `out` with `root`'s `x[rank]` and return it.
+
+        `x`, of shape (world size, *out.shape) and out's dtype, is looked at on `root` only.
+        """
+
+    def send(self, x: Array, peer: int) -> None:
+        """Send `x` to `peer`, which calls `recv`; `x` may be changed on return.
+
+        Messages between two ranks arrive in the order in which they were sent. No rank is its own
+        peer.
+        """
+
+    def recv(self, x: Array, peer: int) -> Array:
+        """Overwrite `x` with what `peer` sends, of the same size and dtype, and return it."""
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
@@ -120,6 +182,10 @@ class Communicator(Protocol):
         Peers that are late by more than some seconds may miss what this rank sent last: a `barrier`
         before makes sure of them. Work that has not ended fails.
         """
+
+
+SELF_MEETING = ("mpi", "mpi-p2p")
+"""Transports whose ranks know each other from the start: they need no address, port or token."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +201,11 @@ class GroupConfig:
     from; None listens at the one that reaches the master. `control_address` is the same for meeting
     the others (None: `address`). `public` is where peers reach its links if that is another place,
     as behind port forwarding. `witness` is told what the collectives go through.
+
+    `interfaces` are the network interfaces (`eth0`) or addresses of this host that the rails of a
+    link use, in the order of the peers'; empty: `address` alone. `algorithm` names the schedules'
+    family (`ring`, `halving-doubling`, …), or `auto`: the fastest by `model`, a cost model that
+    was measured (None: by one that fits most networks). All ranks go by rank 0's.
     """
 
     rank: int
@@ -151,6 +222,9 @@ class GroupConfig:
     port: int = 0
     public: tuple[str, int] | None = None
     control_address: str | None = None
+    interfaces: tuple[str, ...] = ()
+    algorithm: str = "auto"
+    model: CostModel | None = None
     witness: Witness = field(default_factory=Blind, repr=False)
     link: LinkConfig = field(default_factory=LinkConfig)
 
@@ -160,7 +234,8 @@ class GroupConfig:
                 f"a rank from 0 to world size - 1 was expected, found rank {self.rank} of "
                 f"{self.world_size}; check RANK and WORLD_SIZE"
             )
-        if self.world_size > 1 and len(self.token) < 16:
+        meets_itself = self.transport in SELF_MEETING
+        if self.world_size > 1 and not meets_itself and len(self.token) < 16:
             raise UsageError(
                 "a job of more than one rank needs a token of at least 16 bytes, so that no "
                 "stranger joins it; `holdfast launch` makes one. Started otherwise, set "
@@ -176,7 +251,7 @@ def validate(op: str, x: Array, out: Array | None) -> None:
     """
     if op not in COMBINE:
         raise UsageError(f"an operation of {', '.join(COMBINE)} was expected, found {op!r}")
-    if x.dtype.kind not in "fiuc":
+    if x.dtype.kind not in "fiuc" and x.dtype.name != "bfloat16":
         raise UsageError(f"an array of numbers was expected, found dtype {x.dtype}")
     if op == "mean" and x.dtype.kind in "iu":
         raise UsageError(
@@ -199,16 +274,76 @@ def validate(op: str, x: Array, out: Array | None) -> None:
 
 def validate_root(root: int, world_size: int, x: Array, rank: int) -> None:
     """Raise UsageError for a root that is no rank, or an array that a broadcast cannot fill."""
-    if not 0 <= root < world_size:
-        raise UsageError(f"a root from 0 to {world_size - 1} was expected, found {root}")
+    validate_rank(root, world_size)
+    validate_moved(x)
     if rank != root and not x.flags.writeable:
         raise UsageError("a broadcast would overwrite a read-only array: give a copy of it")
+
+
+def validate_rank(root: int, world_size: int) -> None:
+    """Raise UsageError for a root that is no rank."""
+    if not 0 <= root < world_size:
+        raise UsageError(f"a root from 0 to {world_size - 1} was expected, found {root}")
+
+
+def validate_moved(x: Array) -> None:
+    """Raise UsageError for an array that isn't plain memory."""
+    if x.dtype.hasobject:
+        raise UsageError(
+            f"an array of plain values was expected, found dtype {x.dtype}: Python objects don't "
+            "travel between ranks"
+        )
+
+
+def validate_all_to_all(x: Array, world_size: int) -> None:
+    """Raise UsageError for an array that has no part for each rank."""
+    validate_moved(x)
+    if x.ndim < 1 or x.shape[0] != world_size:
+        raise UsageError(
+            f"an array with a first axis of {world_size}, a part for each rank, was expected; "
+            f"found shape {x.shape}"
+        )
+
+
+def validate_scatter(x: Array | None, out: Array, root: int, world_size: int, rank: int) -> None:
+    """Raise UsageError for arrays between which nothing can be scattered."""
+    validate_rank(root, world_size)
+    validate_moved(out)
+    if not out.flags.writeable:
+        raise UsageError("a scatter would overwrite a read-only array: give a copy of it")
+    shape = (world_size, *out.shape)
+    if rank == root and (x is None or x.shape != shape or x.dtype != out.dtype):
+        found = "None" if x is None else f"{x.shape} {x.dtype}"
+        raise UsageError(f"the root's x must be of {shape} {out.dtype}; found {found}")
+
+
+def validate_peer(x: Array, peer: int, world_size: int, rank: int, *, filled: bool) -> None:
+    """Raise UsageError for a peer that there isn't, or an array that cannot be `filled`."""
+    if not 0 <= peer < world_size or peer == rank:
+        raise UsageError(
+            f"another rank from 0 to {world_size - 1} was expected, found {peer}; this is rank "
+            f"{rank}"
+        )
+    validate_moved(x)
+    if filled and not x.flags.writeable:
+        raise UsageError("a read-only array would be overwritten: give a copy of it")
 
 
 def _same_memory(x: Array, out: Array) -> bool:
     return x.strides == out.strides and (
         x.__array_interface__["data"][0] == out.__array_interface__["data"][0]
     )
+
+
+def sum_type(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the type in which arrays of `dtype` are added up: float32 for the 16-bit floats.
+
+    Every other type is its own. bfloat16 is that of the package ml_dtypes.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.itemsize == 2 and (dtype.kind == "f" or dtype.name == "bfloat16"):
+        return np.dtype(np.float32)
+    return dtype
 
 
 def finish(op: str, total: Array, world_size: int) -> None:

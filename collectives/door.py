@@ -1,4 +1,4 @@
-"""Connections on their way to being a link's: accepted or dialled, until both ends have proved
+"""Connections on their way to being a rail's: accepted or dialled, until both ends have proved
 that they hold the job's token.
 
 What comes through the handshake is handed to the transport; strangers are refused and logged. No
@@ -13,11 +13,15 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from holdfast.collectives import handshake
 from holdfast.collectives.handshake import Hello
+from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.sockets import Connection, tune
+from holdfast.collectives.tls import TlsSocket
 from holdfast.errors import AuthenticationError, ProtocolError
 
 PURPOSE = b"link"
@@ -40,10 +44,10 @@ class House(Protocol):
     def check(self, peer: int, received: int) -> None:
         """Raise ProtocolError if the dialled peer cannot have `received` messages."""
 
-    def settle(self, peer: int, sock: socket.socket, received: int) -> None:
+    def settle(self, peer: int, rail: int, sock: Connection, received: int) -> None:
         """Take over a connection to `peer`, which has `received` messages of this side."""
 
-    def fail(self, peer: int, why: str) -> None:
+    def fail(self, peer: int, rail: int, why: str) -> None:
         """Take note that the connection dialled to `peer` led nowhere."""
 
 
@@ -51,74 +55,76 @@ class House(Protocol):
 class _Visitor:
     """A connection and how far its handshake is."""
 
-    sock: socket.socket
+    sock: Connection
     deadline: float
     need: int
     dialer: handshake.Dialer | None = None
     acceptor: handshake.Acceptor | None = None
     peer: int = -1
+    rail: int = -1
+    secured: bool = False
+    """Whether TLS stands, or is not asked for."""
     got: bytearray = field(default_factory=bytearray)
 
 
 class Door:
-    """Owns `listener` and every connection that has not been settled; watches them with `poll`."""
+    """Owns `listeners` and every connection that has not been settled; watches them with `poll`."""
 
     def __init__(
         self,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         token: bytes,
         poll: select.epoll,
         house: House,
         *,
-        seconds: float,
-        source: str | None = None,
+        config: LinkConfig,
+        several: bool = False,
     ) -> None:
-        """`seconds` is how long a handshake may take, `source` the address to dial from."""
-        listener.setblocking(False)
-        self._listener = listener
+        """`several`: rails share a link."""
+        self._listeners = {listener.fileno(): listener for listener in listeners}
         self._token = token
         self._poll = poll
         self._house = house
-        self._seconds = seconds
-        self._source = source
+        self._config = config
+        self._several = several
         self._visitors: dict[int, _Visitor] = {}
         self._strangers: deque[_Visitor] = deque()
-        poll.register(listener.fileno(), select.EPOLLIN)
+        for listener in listeners:
+            listener.setblocking(False)
+            poll.register(listener.fileno(), select.EPOLLIN)
 
     def handle(self, fd: int) -> bool:
         """Go on with what has happened on descriptor `fd`; return whether it is the door's."""
-        if fd == self._listener.fileno():
-            self._accept()
+        if fd in self._listeners:
+            self._accept(self._listeners[fd])
         elif fd in self._visitors:
-            self._shake(self._visitors[fd])
+            self._go_on(self._visitors[fd])
         else:
             return False
         return True
 
-    def dial(self, address: tuple[str, int], hello: Hello) -> None:
-        """Begin a connection to rank `hello.peer`; `settle` or `fail` follows."""
+    def dial(self, address: tuple[str, int], hello: Hello, source: str | None = None) -> None:
+        """Begin a connection from `source` to rank `hello.peer`; `settle` or `fail` follows."""
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
-        code = self._connect(sock, address)
+        tune(sock, self._config, several=self._several)
+        code = _connect(sock, address, source)
         if code not in _BEGUN:
             sock.close()
-            self._house.fail(hello.peer, os.strerror(code))
+            self._house.fail(hello.peer, hello.rail, os.strerror(code))
             return
-        deadline = time.monotonic() + self._seconds
-        visitor = _Visitor(sock, deadline, handshake.CHALLENGE_SIZE, peer=hello.peer)
-        visitor.dialer = handshake.Dialer(self._token, PURPOSE, hello)
-        self._begin(visitor)
-
-    def _connect(self, sock: socket.socket, address: tuple[str, int]) -> int:
-        """Begin to connect; return an error number."""
-        try:
-            if self._source is not None:
-                sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
-                sock.bind((self._source, 0))
-            return sock.connect_ex(address)
-        except OSError as error:  # the address is gone with its network card, say
-            return error.errno or errno.EIO
+        dialer = handshake.Dialer(self._token, PURPOSE, hello)
+        self._begin(
+            _Visitor(
+                sock,
+                time.monotonic() + self._config.handshake,
+                handshake.CHALLENGE_SIZE,
+                dialer=dialer,
+                peer=hello.peer,
+                rail=hello.rail,
+            )
+        )
 
     def expire(self, now: float) -> None:
         """Give up the handshakes that took too long."""
@@ -127,99 +133,137 @@ class Door:
                 self._give_up(visitor, "the handshake took too long")
 
     def close(self) -> None:
-        """Close the listener and every connection that has not been settled."""
+        """Close the listeners and every connection that has not been settled."""
         for visitor in self._visitors.values():
             visitor.sock.close()
         self._visitors.clear()
         self._strangers.clear()
-        self._listener.close()
+        for listener in self._listeners.values():
+            listener.close()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, _ = listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 log.error("a connection cannot be accepted: %s; raise ulimit -n", error.strerror)
                 time.sleep(OUT_OF_DESCRIPTORS_SECONDS)
             return
         sock.setblocking(False)
+        tune(sock, self._config, several=self._several)
         if len(self._strangers) >= MOST_STRANGERS:
             self._give_up(self._strangers[0], "too many strangers at the door")
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + self._config.handshake
         visitor = _Visitor(sock, deadline, handshake.HELLO_SIZE)
         visitor.acceptor = handshake.Acceptor(self._token, PURPOSE)
         self._strangers.append(visitor)
         self._begin(visitor)
-        self._say(visitor, visitor.acceptor.challenge())
+        self._go_on(visitor)
 
     def _begin(self, visitor: _Visitor) -> None:
-        visitor.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._visitors[visitor.sock.fileno()] = visitor
-        self._poll.register(visitor.sock.fileno(), select.EPOLLIN)
+        # With TLS it is the dialer who speaks first, as soon as the connection stands.
+        first = visitor.dialer is not None and self._config.tls is not None
+        self._poll.register(visitor.sock.fileno(), select.EPOLLOUT if first else select.EPOLLIN)
 
-    def _say(self, visitor: _Visitor, message: bytes) -> bool:
-        """Send a handshake's message, which always fits an empty socket; else give up."""
+    def _go_on(self, visitor: _Visitor) -> None:
+        """Take the handshake as far as it goes now."""
         try:
-            if visitor.sock.send(message) == len(message):
-                return True
-        except OSError as error:
-            self._give_up(visitor, error.strerror or str(error))
-            return False
-        self._give_up(visitor, "a handshake of a hundred bytes did not fit the socket")
-        return False
-
-    def _shake(self, visitor: _Visitor) -> None:
-        try:
-            part = visitor.sock.recv(visitor.need - len(visitor.got))
+            if not visitor.secured:
+                self._secure(visitor)
+                visitor.secured = True
+                if visitor.acceptor is not None:
+                    self._say(visitor, visitor.acceptor.challenge())
+                    return
+            self._shake(visitor)
         except BlockingIOError:
             return
         except OSError as error:
             self._give_up(visitor, error.strerror or str(error))
+        except (AuthenticationError, ProtocolError) as error:
+            log.warning("a connection was refused: %s", error)
+            self._give_up(visitor, str(error))
+
+    def _secure(self, visitor: _Visitor) -> None:
+        """Put TLS over the connection, if it is asked for; BlockingIOError until it stands."""
+        if self._config.tls is None:
             return
+        if isinstance(visitor.sock, socket.socket):
+            code = visitor.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code))
+            listening = visitor.acceptor is not None
+            visitor.sock = TlsSocket(visitor.sock, self._config.tls, listening=listening)
+            self._poll.modify(visitor.sock.fileno(), select.EPOLLIN)
+        try:
+            visitor.sock.shake()
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            log.warning("a connection was refused: TLS: %s", error)
+            raise
+
+    def _say(self, visitor: _Visitor, message: bytes) -> None:
+        """Send a handshake's message, which always fits an empty socket."""
+        try:
+            sent = visitor.sock.send(message)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(message):
+            raise OSError(errno.ENOBUFS, "a handshake of a hundred bytes did not fit the socket")
+
+    def _shake(self, visitor: _Visitor) -> None:
+        part = visitor.sock.recv(visitor.need - len(visitor.got))
         if not part:
-            self._give_up(visitor, "closed in the handshake")
-            return
+            raise OSError(errno.ECONNRESET, "closed in the handshake")
         visitor.got += part
         if len(visitor.got) < visitor.need:
             return
         message = bytes(visitor.got)
         visitor.got.clear()
-        try:
-            if visitor.acceptor is not None:
-                self._admit(visitor, visitor.acceptor, message)
-            elif visitor.dialer is not None:
-                self._advance(visitor, visitor.dialer, message)
-        except (AuthenticationError, ProtocolError) as error:
-            log.warning("a connection was refused: %s", error)
-            self._give_up(visitor, str(error))
+        if visitor.acceptor is not None:
+            self._admit(visitor, visitor.acceptor, message)
+        elif visitor.dialer is not None:
+            self._advance(visitor, visitor.dialer, message)
 
     def _admit(self, visitor: _Visitor, acceptor: handshake.Acceptor, message: bytes) -> None:
         hello = acceptor.check(message)
         received = self._house.admit(hello)
-        if self._say(visitor, acceptor.welcome(received)):
-            self._settle(visitor, hello.rank, hello.received)
+        self._say(visitor, acceptor.welcome(received))
+        self._settle(visitor, hello.rank, hello.rail, hello.received)
 
     def _advance(self, visitor: _Visitor, dialer: handshake.Dialer, message: bytes) -> None:
         if visitor.need == handshake.CHALLENGE_SIZE:
-            if self._say(visitor, dialer.answer(message)):
-                visitor.need = handshake.WELCOME_SIZE
+            self._say(visitor, dialer.answer(message))
+            visitor.need = handshake.WELCOME_SIZE
             return
         received = dialer.admitted(message)
         self._house.check(visitor.peer, received)
-        self._settle(visitor, visitor.peer, received)
+        self._settle(visitor, visitor.peer, visitor.rail, received)
 
-    def _settle(self, visitor: _Visitor, peer: int, received: int) -> None:
+    def _settle(self, visitor: _Visitor, peer: int, rail: int, received: int) -> None:
         self._forget(visitor)
-        self._house.settle(peer, visitor.sock, received)
+        self._house.settle(peer, rail, visitor.sock, received)
 
     def _give_up(self, visitor: _Visitor, why: str) -> None:
         self._forget(visitor)
         visitor.sock.close()
         if visitor.dialer is not None:
-            self._house.fail(visitor.peer, why)
+            self._house.fail(visitor.peer, visitor.rail, why)
 
     def _forget(self, visitor: _Visitor) -> None:
         self._visitors.pop(visitor.sock.fileno())
         self._poll.unregister(visitor.sock.fileno())
         if visitor.acceptor is not None:
             self._strangers.remove(visitor)
+
+
+def _connect(sock: socket.socket, address: tuple[str, int], source: str | None) -> int:
+    """Begin to connect; return an error number."""
+    try:
+        if source is not None:
+            sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((source, 0))
+        return sock.connect_ex(address)
+    except OSError as error:  # the address is gone with its network card, say
+        return error.errno or errno.EIO

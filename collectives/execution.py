@@ -1,22 +1,19 @@
-"""What one rank does to carry out a schedule, one instruction after the other. Pure.
+"""A plan carried out on arrays, one instruction after the other. Pure.
 
-`execute` walks a rank's steps and yields what is to be sent and received; whoever takes the
-instructions has the wire (`scheduled.py` a transport, the simulation a virtual one). A chunk
-travels in segments. A segment that a rank will send on in its next round leaves as soon as it is
-whole, while later ones are still coming: the ring runs as one stream.
-
-Rule: a rank's contribution is read from `x` and everything else from `out`, so an all-reduce that
-is broken off has not touched its input (unless they are the same array).
+`execute` goes through a rank's moves (`plan.py`), adds what has come, and yields what is to be sent
+and received; whoever takes the instructions has the wire (`scheduled.py` a transport, the
+simulation a virtual one).
 """
 
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from holdfast.collectives.communicator import COMBINE, Array, Op, finish
-from holdfast.collectives.schedule import Schedule, Send, Step
+from holdfast.collectives.communicator import COMBINE, Array, Op, finish, sum_type
+from holdfast.collectives.plan import Await, Combine, Copy, Emit, Enter, Give, Plan
 
 
 class Outgoing(NamedTuple):
@@ -26,88 +23,86 @@ class Outgoing(NamedTuple):
     data: memoryview
 
 
-class Incoming(NamedTuple):
-    """Fill `into` with the next message of `peer` before the next instruction is asked for."""
+class Place(NamedTuple):
+    """Let the next message of `peer` that has no place yet go to `into`."""
 
     peer: int
     into: memoryview
 
 
-class Phase(NamedTuple):
-    """The rank enters a phase of the collective: `reduce-scatter`, `all-gather`, `broadcast`."""
-
-    name: str
+Instruction = Outgoing | Place | Await | Enter
+"""`Await`: see to it that the oldest place of the peer's is filled before going on."""
 
 
-Instruction = Outgoing | Incoming | Phase
+class Scratch:
+    """The memory that a plan needs besides the caller's arrays, for one call after the other."""
+
+    def __init__(self, plan: Plan, dtype: DTypeLike, memory: Array | None = None) -> None:
+        """`memory` are `scratch_bytes` bytes (uint8) or more to use; None: memory of its own."""
+        if memory is None:
+            memory = np.empty(scratch_bytes(plan, dtype), np.uint8)
+        arrays, start = [], 0
+        for length, kind in _scratch(plan, np.dtype(dtype)):
+            arrays.append(memory[start : start + length * kind.itemsize].view(kind))
+            start += _aligned(length * kind.itemsize)
+        self.arrays = tuple(arrays)
+        self.buffers = tuple(map(_bytes, arrays))
+
+
+def scratch_bytes(plan: Plan, dtype: DTypeLike) -> int:
+    """Return how much memory a plan needs besides the caller's arrays of `dtype`."""
+    parts = _scratch(plan, np.dtype(dtype))
+    return sum(_aligned(length * kind.itemsize) for length, kind in parts)
+
+
+def _scratch(plan: Plan, dtype: np.dtype[Any]) -> list[tuple[int, np.dtype[Any]]]:
+    """Return the lengths and types of CAME, WIDE and COPIES, in this order."""
+    return [(plan.came, dtype), (plan.wide, sum_type(dtype)), (plan.copies, dtype)]
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // 64) * 64
 
 
 def execute(
-    plan: Schedule,
-    rank: int,
-    x: Array,
-    out: Array,
-    bounds: list[int],
-    *,
-    op: Op = "sum",
-    segment: int,
-    scratch: Array,
+    plan: Plan, x: Array, out: Array, scratch: Scratch, op: Op = "sum"
 ) -> Iterator[Instruction]:
-    """Yield what `rank` does to carry out `plan`; `out` is whole when the iterator has ended.
+    """Yield what a rank does to carry out `plan`; `out` is whole when the iterator has ended.
 
-    `x` and `out` are one-dimensional and contiguous; chunk i is their elements bounds[i] to
-    bounds[i + 1]. `segment` is the size in bytes in which chunks travel. `scratch` are `segment`
-    bytes (uint8) that are nobody else's meanwhile.
-
-    An all-reduce has two phases, and is in the second when it first awaits a chunk that is summed
-    up already; what it sent on early went out in the first. Other collectives are one phase.
+    `x` and `out` are one-dimensional and contiguous. `scratch` is nobody else's meanwhile.
     """
-    collective = plan.name.partition("-")[2]  # a schedule is named by algorithm and collective
-    yield Phase("reduce-scatter" if collective == "all-reduce" else collective)
-    reducing = collective == "all-reduce"
-    combine = COMBINE[op]
-    length = segment // x.itemsize  # of a segment, in elements
-    came = scratch[: length * x.itemsize].view(x.dtype)
-    held = [x] * plan.chunks  # where each chunk stands now: in x until it has been received
-    steps = list(plan.steps(rank))
-    left: Send | None = None  # what the last round has already sent on
-    for step, following in zip(steps, [*steps[1:], Step(plan.rounds)], strict=True):
-        if step.send and step.send != left:
-            for part in _segments(bounds, step.send.chunk, length):
-                yield Outgoing(step.send.peer, _bytes(held[step.send.chunk][part]))
-        left = None
-        if receive := step.receive:
-            if reducing and not receive.reduce:
-                reducing = False
-                yield Phase("all-gather")
-            onward = following.send
-            if onward and onward.chunk != receive.chunk:
-                onward = None
-            for part in _segments(bounds, receive.chunk, length):
-                if receive.reduce:
-                    arrived = came[: part.stop - part.start]
-                    yield Incoming(receive.peer, _bytes(arrived))
-                    combine(arrived, x[part], out=out[part])
-                    if receive.chunk == rank:  # a ring's reduce-scatter ends rank r's chunk at r
-                        finish(op, out[part], plan.world_size)
-                else:
-                    yield Incoming(receive.peer, _bytes(out[part]))
-                if onward:
-                    yield Outgoing(onward.peer, _bytes(out[part]))
-            held[receive.chunk] = out
-            left = onward
+    combine, size = COMBINE[op], x.itemsize
+    arrays = (x, out, *scratch.arrays)
+    held = _bytes(x)
+    buffers = (held, held if out is x else _bytes(out), *scratch.buffers)
+    move: Any  # of type `kind`: to ask for that, once, is quicker than isinstance
+    for move in plan.moves:
+        kind = type(move)
+        if kind is Await or kind is Enter:
+            yield move
+        elif kind is Emit:
+            peer, (where, start, length) = move
+            yield Outgoing(peer, buffers[where][start * size : (start + length) * size])
+        elif kind is Give:
+            peer, (where, start, length) = move
+            yield Place(peer, buffers[where][start * size : (start + length) * size])
+        elif kind is Combine:
+            (a, i, length), (b, j, _), (c, k, _) = move
+            combine(
+                arrays[a][i : i + length], arrays[b][j : j + length], out=arrays[c][k : k + length]
+            )
+        elif kind is Copy:
+            (a, i, length), (b, j, _) = move
+            arrays[b][j : j + length] = arrays[a][i : i + length]
+        else:
+            where, start, length = move.part
+            finish(op, arrays[where][start : start + length], plan.world_size)
 
 
 def call_tag(call: str, detail: str, x: Array) -> int:
     """Return 16 bits that ranks which make the same call have in common."""
-    return zlib.crc32(f"{call} {detail} {x.dtype.str} {x.size}".encode()) & 0xFFFF
+    return zlib.crc32(f"{call} {detail} {x.dtype.str} {x.dtype.name} {x.size}".encode()) & 0xFFFF
 
 
-def _segments(bounds: list[int], chunk: int, length: int) -> Iterator[slice]:
-    end = bounds[chunk + 1]
-    for start in range(bounds[chunk], end, length):
-        yield slice(start, min(start + length, end))
-
-
-def _bytes(part: Array) -> memoryview:
-    return part.view(np.uint8).data
+def _bytes(array: Array) -> memoryview:
+    return array.view(np.uint8).data

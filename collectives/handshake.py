@@ -1,7 +1,7 @@
 """How two ranks convince each other that they hold the job's token, without showing it. Pure.
 
     acceptor -> dialer   CHALLENGE  magic, acceptor's nonce
-    dialer -> acceptor   HELLO      rank, peer, epoch, received, dialer's nonce, HMAC
+    dialer -> acceptor   HELLO      rank, peer, epoch, rail, received, dialer's nonce, HMAC
     acceptor -> dialer   WELCOME    received, HMAC; all zero: refused
 
 Each HMAC-SHA256 covers the purpose, the side, both nonces and every field, so a recorded handshake
@@ -20,7 +20,7 @@ from holdfast.errors import AuthenticationError, ProtocolError
 MAGIC = b"HOLDFAST1"
 NONCE = 32
 MAC = 32
-_HELLO = struct.Struct("<IIIQ")
+_HELLO = struct.Struct("<IIIIQ")
 _WELCOME = struct.Struct("<Q")
 
 CHALLENGE_SIZE = len(MAGIC) + NONCE
@@ -31,16 +31,17 @@ REFUSED = bytes(WELCOME_SIZE)
 
 @dataclass(frozen=True)
 class Hello:
-    """Who dials whom, in which epoch, and how many messages the dialer has of this link."""
+    """Who dials whom, in which epoch, for which rail; how many messages the dialer has."""
 
     rank: int
     peer: int
     epoch: int
+    rail: int
     received: int
 
     def pack(self) -> bytes:
         """Return its bytes on the wire."""
-        return _HELLO.pack(self.rank, self.peer, self.epoch, self.received)
+        return _HELLO.pack(self.rank, self.peer, self.epoch, self.rail, self.received)
 
 
 def _mac(token: bytes, *parts: bytes) -> bytes:

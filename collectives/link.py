@@ -1,69 +1,60 @@
 """A link between two ranks, which outlives its connections. Pure: no socket, no clock, no thread.
 
-Messages are numbered. The sender keeps each until the receiver is known to have it whole; the
-receiver counts those that it has. When a connection breaks, both ends `detach`; when the next one
-stands, each tells the other its count and `attach` goes on from there: what was cut off in the
-middle is sent again from its start, what had arrived is not. So nothing is lost, and nothing is
-delivered twice.
+Messages are numbered. The sender keeps each until the receiver is known to have it; the receiver
+knows which it has. A message travels whole over one of the link's rails (`rail.py`), and each rail
+takes the next one when it is free: a slow rail carries less, a dead one nothing. What was on a rail
+that broke, or that no longer gets anything through, goes over another; what comes twice is dropped
+by its number. So nothing is lost, and nothing is delivered twice.
 
-Rule: a message is delivered when its last byte has been read, never before.
+Rules:
+- A message is delivered when its last byte has been read and its checksum is right, never before.
+- Messages are delivered in their order, whatever rails they came over.
+- With several rails, at most `window` bytes are sent ahead of what is acknowledged; that is also
+  the most that a receiver ever keeps of what came before its place was known.
 
-A frame is a header and, for DATA, the payload. All integers are little-endian:
-
-    kind u8 | a zero byte | tag u16 | epoch u32 | number u64 | received u64 | length u64
-    | checksum of the payload u32 | CRC-32 of what stands before it u32
-
-`number` is the message's number, `received` how many messages the writer of the frame has; `tag`
-says of which call a message is part, so that ranks that call different things are told. A frame
-whose checksum is wrong raises `CorruptFrame`: the connection is given up for another, as if broken.
-LEAVE is an end's last frame: it will send nothing more and not come back.
 Messages of at most `copy_limit` bytes are copied; larger ones are borrowed until acknowledged.
 """
 
-import struct
-import zlib
+import math
 from collections import deque
 from dataclasses import dataclass
-from enum import IntEnum
+from heapq import heappop, heappush
 
-from holdfast.collectives.checksum import checksum
+from holdfast.collectives.checksum import ChecksumName, checksum
+from holdfast.collectives.rail import Rail
+from holdfast.collectives.tls import Tls
 from holdfast.errors import CollectiveMismatch, ProtocolError, UsageError
 
-HEADER = struct.Struct("<BxHIQQQII")
-_FIELDS = struct.Struct("<BxHIQQQI")
-_CRC = struct.Struct("<I")
-
-_NOTHING = memoryview(b"")
-
-SMALL_BEFORE_ACK = 32
-"""Small messages are acknowledged with whatever flows back, or after this many."""
-
-
-class Kind(IntEnum):
-    """What a frame is."""
-
-    DATA = 1
-    ACK = 2
-    BEAT = 3
-    LEAVE = 4
-
-
-class CorruptFrame(Exception):
-    """Bytes changed on their way: give the connection up, the link goes on over another one."""
+FURTHEST_AHEAD = 1 << 16
+"""Messages by whose number a peer may be ahead of what has arrived."""
 
 
 @dataclass(frozen=True)
 class LinkConfig:
     """The knobs of a link; times in seconds, sizes in bytes.
 
-    A connection on which nothing has moved for `silence` is given up for a new one: that costs a
-    reconnection, never the job. `heartbeat` is how often an end that has nothing to say says so.
+    Arrays travel in messages of `segment` bytes, half of it where a link has several rails: then a
+    slow one is not awaited long. `rails` connections are made between each pair of interfaces. A
+    connection on which nothing has
+    moved for `silence` is given up for a new one: that costs a reconnection, never the job.
+    `heartbeat` is how often an end that has nothing to say says so. Where there are several rails,
+    one that gets nothing through for `patience` (and four round trips) lends its messages to the
+    others; it is used again as soon as it moves.
+
+    `checksum` is of each message's payload. `congestion` names the kernel's congestion control
+    for these sockets (empty: the system's). `tls` encrypts every rail.
     """
 
     segment: int = 512 << 10
     copy_limit: int = 64 << 10
+    window: int = 8 << 20
+    rails: int = 1
+    checksum: ChecksumName = "fold"
+    congestion: str = ""
+    tls: Tls | None = None
     heartbeat: float = 0.5
     silence: float = 2.0
+    patience: float = 0.05
     handshake: float = 5.0
     first_retry: float = 0.01
     last_retry: float = 1.0
@@ -74,60 +65,83 @@ class LinkConfig:
                 f"a segment of at least 64 bytes and a copy limit from 0 were expected, found "
                 f"{self.segment} and {self.copy_limit}"
             )
+        if self.window < 2 * self.segment:
+            raise UsageError(
+                f"a window of at least two segments ({2 * self.segment} bytes) was expected, "
+                f"found {self.window}: the rails would wait for each other"
+            )
+        if not 1 <= self.rails <= 64:
+            raise UsageError(f"1 to 64 rails were expected, found {self.rails}")
         if not 0 < self.heartbeat < self.silence:
             raise UsageError(
                 f"heartbeats every {self.heartbeat} s cannot keep a connection that is given up "
                 f"after {self.silence} s of silence: make the first much shorter"
             )
+        if not 0 < self.patience <= self.silence:
+            raise UsageError(
+                f"a patience from 0 to the silence of {self.silence} s was expected, found "
+                f"{self.patience} s"
+            )
+        checksum(self.checksum)  # a missing package is told here, not in the middle of a call
 
 
 class Link:
-    """One end of a link: what is yet to be acknowledged, and what is awaited."""
+    """One end of a link: what is yet to be acknowledged, and what is awaited.
 
-    def __init__(self, rank: int, peer: int, epoch: int, config: LinkConfig) -> None:
+    `rails` are its rails, by number. All else that is public is for the transport; what the rails
+    call stands at the end.
+    """
+
+    def __init__(
+        self, rank: int, peer: int, epoch: int, config: LinkConfig, rails: int = 1
+    ) -> None:
         self.rank = rank
         self.peer = peer
         self.epoch = epoch
         self.config = config
-        self.attached = False
         self.received = 0
-        """How many messages of the peer have arrived whole."""
+        """How many messages of the peer have arrived without a gap."""
         self.acknowledged = 0
-        """How many of our messages the peer is known to have."""
-        self.progress = 0
-        """Payload bytes read for the first time, and messages acknowledged: grows, or is stuck."""
-        self._furthest = 0  # bytes of the current message that were ever read
-        self.resent = 0
-        """How many messages were put on a wire a second time."""
-        self.left = False
-        """Whether the peer has left: whatever it had to send has arrived."""
-        self._leaving = False
+        """How many of our messages the peer is known to have without a gap."""
         self.numbered = 0
         """How many messages were given to `send`."""
+        self.progress = 0
+        """Payload bytes that brought something new, and messages acknowledged: grows, or is stuck.
+        """
+        self.resent = 0
+        """How many messages were put on a wire a second time."""
+        self.dropped = 0
+        """How many messages came a second time and were dropped."""
+        self.rails = [Rail(self, number) for number in range(rails)]
+        self.checksum = checksum(config.checksum)
         self._borrowed = 0  # messages up to and including the last borrowed one
         # Messages `acknowledged` to `numbered` - 1, with their tags.
         self._kept: deque[tuple[memoryview, int]] = deque()
-        self._next = 0  # the message to be put on the wire next
-        self._reached = 0  # the furthest message ever put on a wire
-        self._wire: deque[memoryview] = deque()  # bytes committed to the connection
+        self._next = 0  # the first message that was never on a rail
+        self._again: list[int] = []  # heap of messages that are to be sent again
+        self._fresh = 0  # bytes of messages `_next` to `numbered` - 1
+        self._outstanding = 0  # bytes of the messages `acknowledged` to `_next` - 1
+        self._carrier: dict[int, Rail] = {}  # the rail each of them is on
         self._awaited: deque[tuple[memoryview, int]] = deque()  # where they go, and their tags
-        self._header = memoryview(bytearray(HEADER.size))
-        self._filled = 0  # bytes of the header, or of the payload, that are read
-        self._payload: memoryview | None = None
-        self._length = -1  # of the payload whose header is read; -1: none is
-        self._tag = 0
-        self._checksum = 0
-        self._ack_due = False
-        self._small = 0  # small messages received and not acknowledged yet
-        self._beat_due = False
-        self._heard = 0.0
-        self._spoke = 0.0
+        self._filling: dict[int, Rail] = {}  # the rail that fills an awaited message's place
+        self._early: dict[
+            int, tuple[memoryview, int] | None
+        ] = {}  # came behind a gap; None: placed
+        self._stashed = 0  # bytes of those that came before their place was known
+        self._leaving: int | None = None  # how many messages we send before we leave
+        self._left_after: int | None = None
+
+    @property
+    def attached(self) -> bool:
+        """Whether any rail stands."""
+        return any(rail.attached for rail in self.rails)
 
     # Sending
 
     def send(self, message: memoryview, tag: int = 0) -> None:
         """Number `message` (bytes) and keep it until the peer has it."""
         self.numbered += 1
+        self._fresh += len(message)
         if len(message) <= self.config.copy_limit:
             self._kept.append((memoryview(bytes(message)), tag))
         else:
@@ -139,198 +153,222 @@ class Link:
         """Whether no borrowed message is still needed."""
         return self.acknowledged >= self._borrowed
 
-    def gather(self, now: float) -> list[memoryview]:
-        """Return the buffers to be written next, in order; empty if there is nothing to write."""
-        if not self.attached:
-            return []
-        if len(self._wire) < 3:
-            self._commit(now)
-        return list(self._wire)
+    def acknowledge_soon(self) -> None:
+        """Let the peer know at the next `gather` of any rail what has arrived."""
+        for rail in self.rails:
+            rail.acknowledge_soon()
 
-    def _commit(self, now: float) -> None:
-        for _ in range(2):
-            if self._next == self.numbered:
-                break
-            payload, tag = self._kept[self._next - self.acknowledged]
-            self._frame(Kind.DATA, self._next, payload, now, tag)
-            if payload:
-                self._wire.append(payload)
-            self._next += 1
-            self.resent += self._next <= self._reached
-            self._reached = max(self._reached, self._next)
-        if self._ack_due:
-            self._frame(Kind.ACK, 0, _NOTHING, now)
-        elif self._beat_due and not self._wire:
-            self._frame(Kind.BEAT, 0, _NOTHING, now)
-        if self._leaving and self._next == self.numbered:
-            self._leaving = False
-            self._frame(Kind.LEAVE, 0, _NOTHING, now)
+    def leave(self, *, at_once: bool = False) -> None:
+        """Tell the peer, behind all that was sent, that nothing more will come.
 
-    def _frame(
-        self, kind: Kind, number: int, payload: memoryview, now: float, tag: int = 0
-    ) -> None:
-        fields = _FIELDS.pack(
-            kind, tag, self.epoch, number, self.received, len(payload), checksum(payload)
-        )
-        self._wire.append(memoryview(fields + _CRC.pack(zlib.crc32(fields))))
-        self._ack_due = self._beat_due = False  # every frame carries `received` and is a sign
-        self._small = 0
-        self._spoke = now
+        With `at_once`, only what is on the wires goes before; the rest is never sent.
+        """
+        if at_once:
+            self._again.clear()
+            self._next = self.numbered
+        self._leaving = 0 if at_once else self.numbered
+        for rail in self.rails:
+            rail.leave()
 
-    def wrote(self, count: int) -> None:
-        """Take note that the connection accepted `count` bytes of what `gather` returned."""
-        while count:
-            first = self._wire[0]
-            if count < len(first):
-                self._wire[0] = first[count:]
-                return
-            count -= len(first)
-            self._wire.popleft()
+    @property
+    def left(self) -> bool:
+        """Whether the peer has left, and whatever it had to send has arrived or never will."""
+        if self._left_after is None:
+            return False
+        return self.received >= self._left_after or not self.attached
 
     # Receiving
 
     def expect(self, into: memoryview, tag: int = 0) -> int:
         """Let the next message that is not awaited yet go to `into`; return its number."""
+        number = self.received + len(self._awaited)
         self._awaited.append((into, tag))
-        return self.received + len(self._awaited) - 1
-
-    def wanted(self) -> memoryview | None:
-        """Return where the next bytes that are read go.
-
-        None: the peer's next message is not awaited yet, or nothing is attached; leave its bytes in
-        the connection.
-        """
-        if not self.attached:
-            return None
-        while self._length >= 0:
-            if self._payload is not None:
-                return self._payload[self._filled :]
-            if not self._awaited:
-                return None
-            self._begin_payload()
-        return self._header[self._filled :]
-
-    def filled(self, count: int, now: float) -> None:
-        """Take note that `count` bytes were read into what `wanted` returned.
-
-        Raises CorruptFrame for bytes that are not those sent, ProtocolError for what no peer sends.
-        """
-        self._heard = now
-        self._filled += count
-        if self._length < 0:
-            if self._filled == HEADER.size:
-                self._filled = 0
-                self._take_header()
-        else:
-            if self._filled > self._furthest:
-                self.progress += self._filled - self._furthest
-                self._furthest = self._filled
-            if self._filled == self._length:
-                self._deliver()
-
-    def _take_header(self) -> None:
-        kind, tag, epoch, number, received, length, payload_sum, crc = HEADER.unpack(self._header)
-        if crc != zlib.crc32(self._header[: _FIELDS.size]):
-            raise CorruptFrame("a corrupt frame came")
-        if epoch != self.epoch:
-            raise ProtocolError(f"{self}: a frame of epoch {epoch} came on a link of {self.epoch}")
-        self._acknowledge(received)
-        if kind == Kind.DATA:
-            if number != self.received:
-                raise ProtocolError(
-                    f"{self}: message {self.received} was expected, found message {number}"
-                )
-            self._length, self._tag, self._checksum = length, tag, payload_sum
-        elif kind not in (Kind.ACK, Kind.BEAT, Kind.LEAVE) or length or number:
-            raise ProtocolError(f"{self}: found a frame of kind {kind} and length {length}")
-        self.left |= kind == Kind.LEAVE
-
-    def _begin_payload(self) -> None:
-        """Open the awaited buffer for the message whose header is read."""
-        into, tag = self._awaited[0]
-        if len(into) != self._length or tag != self._tag:
-            raise CollectiveMismatch(
-                f"{self}: a message of {len(into)} bytes of call {tag:04x} was expected, rank "
-                f"{self.peer} sends {self._length} of call {self._tag:04x}: the ranks called "
-                "different collectives, or the same one with another operation, dtype or size"
-            )
-        self._payload = into
-        if not self._length:
-            self._deliver()
-
-    def _deliver(self) -> None:
-        if self._payload is not None and checksum(self._payload) != self._checksum:
-            raise CorruptFrame("a corrupt message came")
-        self._awaited.popleft()
-        self._furthest = 0
-        self.received += 1
-        self._small += 1
-        if self._length > self.config.copy_limit or self._small >= SMALL_BEFORE_ACK:
-            self._ack_due = True
-        self._payload = None
-        self._length = -1
-        self._filled = 0
+        early = self._early.get(number)
+        if early is not None:
+            data, came = early
+            self._fits(number, len(data), came)
+            into[:] = data
+            self._stashed -= len(data)
+            self._early[number] = None
+            self._advance()
+        return number
 
     def check(self, received: int) -> None:
         """Raise ProtocolError if the peer cannot have `received` messages."""
-        if not self.acknowledged <= received <= self._reached:
+        # With several rails, what one says may be older than what another has said.
+        least = self.acknowledged if len(self.rails) == 1 else 0
+        if not least <= received <= self._next:
             raise ProtocolError(
                 f"{self}: rank {self.peer} says it has {received} messages; between "
-                f"{self.acknowledged} and {self._reached} were expected"
+                f"{least} and {self._next} were expected"
             )
 
-    def _acknowledge(self, received: int) -> None:
+    # What the rails ask and tell
+
+    def take(self, rail: Rail) -> tuple[int, memoryview, int] | None:
+        """Return number, payload and tag of the message that `rail` is to carry next, or None."""
+        if self._again:
+            number = heappop(self._again)
+            self.resent += 1
+        elif self._next < self.numbered and self._within_window() and self._soonest(rail):
+            number = self._next
+            self._next += 1
+            length = len(self._kept[number - self.acknowledged][0])
+            self._outstanding += length
+            self._fresh -= length
+        else:
+            return None
+        self._carrier[number] = rail
+        return number, *self._kept[number - self.acknowledged]
+
+    def _within_window(self) -> bool:
+        if len(self.rails) == 1 or not self._outstanding:
+            return True  # what is on one rail arrives in order
+        payload, _ = self._kept[self._next - self.acknowledged]
+        return self._outstanding + len(payload) <= self.config.window
+
+    def _soonest(self, rail: Rail) -> bool:
+        """Return whether no other rail would have the next message there sooner.
+
+        Not even if it carried all others before: the idea of ECF (Lim, Nahum, Towsley and Gibbens,
+        "ECF: An MPTCP path scheduler to manage heterogeneous paths", 2017).
+        """
+        if len(self.rails) == 1 or not rail.rate:
+            return True
+        payload, _ = self._kept[self._next - self.acknowledged]
+        seconds = (rail.load + len(payload)) / rail.rate
+        return all(
+            seconds * other.rate <= other.load + self._fresh
+            for other in self.rails
+            if other is not rail and other.attached and not other.suspected
+        )
+
+    @property
+    def ended(self) -> int | None:
+        """How many messages went before the end, once all of them are on rails and we leave."""
+        if self._leaving is None or self._again or self._next < self.numbered:
+            return None
+        return self._leaving
+
+    def requeue(self, rail: Rail) -> None:
+        """Let other rails, or the next connection, carry what is on `rail` and not acknowledged."""
+        for number in [number for number, carrier in self._carrier.items() if carrier is rail]:
+            del self._carrier[number]
+            heappush(self._again, number)
+
+    def carries(self, rail: Rail) -> bool:
+        """Return whether a message on `rail` is yet to be acknowledged."""
+        return any(carrier is rail for carrier in self._carrier.values())
+
+    def has_other(self, rail: Rail) -> bool:
+        """Return whether a rail beside `rail` stands and is trusted."""
+        return any(
+            other.attached and not other.suspected for other in self.rails if other is not rail
+        )
+
+    def acknowledge(self, received: int) -> None:
+        """Take note that the peer has the first `received` messages."""
         self.check(received)
         while self.acknowledged < received:
-            self._kept.popleft()
+            payload, _ = self._kept.popleft()
+            self._outstanding -= len(payload)
+            carrier = self._carrier.pop(self.acknowledged, None)
+            if carrier is not None:
+                carrier.carried()
             self.acknowledged += 1
             self.progress += 1
+        while self._again and self._again[0] < received:
+            heappop(self._again)
 
-    # The connection below
+    def has(self, number: int) -> bool:
+        """Return whether message `number` of the peer is here already.
 
-    def attach(self, peer_received: int, now: float) -> None:
-        """Go on over a new connection; the peer has `peer_received` messages."""
-        assert not self.attached
-        self._acknowledge(peer_received)
-        self._next = self.acknowledged
-        self.attached = True
-        self._heard = self._spoke = now
-
-    def detach(self) -> None:
-        """Take note that the connection is gone, with all that was in it."""
-        self.attached = False
-        self._wire.clear()
-        self._payload = None
-        self._length = -1
-        self._filled = 0
-        self._ack_due = self._beat_due = False
-
-    def acknowledge_soon(self) -> None:
-        """Let the peer know at the next `gather` what has arrived."""
-        self._ack_due = self.attached
-
-    def leave(self, *, at_once: bool = False) -> None:
-        """Tell the peer, behind all that was sent, that nothing more will come.
-
-        With `at_once`, only what is on the wire goes before; the rest is never sent.
+        Raises ProtocolError for a number that no peer can have come to.
         """
-        self._leaving = self.attached
-        if at_once and self.attached:
-            self._next = self.numbered
+        if number >= self.received + (FURTHEST_AHEAD if len(self.rails) > 1 else 1):
+            raise ProtocolError(
+                f"{self}: message {self.received} was expected, found message {number}"
+            )
+        return number < self.received or number in self._early
 
-    def moved(self, now: float) -> None:
-        """Take note that the peer's host took bytes of ours: slow is not dead."""
-        self._heard = now
+    def place(self, number: int, length: int, tag: int, rail: Rail) -> memoryview | None:
+        """Return where message `number` of `length` bytes goes; None: its place is not known yet.
 
-    def silent(self, now: float) -> bool:
-        """Do what is due at `now`; return whether the connection must be given up as silent."""
-        if not self.attached:
-            return False
-        if self._length >= 0 and self._payload is None:
-            self._heard = now  # it is we who do not read
-        if now - self._spoke >= self.config.heartbeat:
-            self._beat_due = True
-        return now - self._heard > self.config.silence
+        From now on it comes over `rail`; a rail that was filling that place goes on to nowhere.
+        Raises CollectiveMismatch if the message is not what is awaited.
+        """
+        ahead = number - self.received
+        if ahead >= len(self._awaited):
+            return None
+        self._fits(number, length, tag)
+        before = self._filling.get(number)
+        if before is not None and before is not rail:
+            before.divert()
+        self._filling[number] = rail
+        return self._awaited[ahead][0]
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a rail waits for the place of what has come, before it keeps it.
+
+        What stands behind it may be a message that is missing before it, sent again, or an
+        acknowledgement without which we may send no more: not if there is but one rail.
+        """
+        if len(self.rails) == 1:
+            return math.inf
+        return 0.0 if self._fresh else self.config.patience / 4
+
+    def stash(self, length: int) -> memoryview | None:
+        """Return memory for a message whose place is not known yet; None: enough is kept already.
+
+        A peer that keeps to the window never has more on its way than is kept.
+        """
+        if self._stashed + length > self.config.window:
+            return None
+        self._stashed += length
+        return memoryview(bytearray(length))
+
+    def unstash(self, length: int) -> None:
+        """Take note that what was given by `stash` has not been filled and never will."""
+        self._stashed -= length
+
+    def abandon(self, number: int, rail: Rail) -> None:
+        """Take note that `rail` will not fill the place of message `number`."""
+        if self._filling.get(number) is rail:
+            del self._filling[number]
+
+    def complete(self, number: int, stashed: memoryview | None, tag: int) -> None:
+        """Take note that message `number` is whole: in its place, or in `stashed` memory."""
+        self._filling.pop(number, None)
+        if stashed is not None:
+            ahead = number - self.received
+            if ahead >= len(self._awaited):
+                self._early[number] = stashed, tag
+                return
+            self._fits(number, len(stashed), tag)  # its place became known meanwhile
+            self._awaited[ahead][0][:] = stashed
+            self._stashed -= len(stashed)
+        self._early[number] = None
+        self._advance()
+
+    def _advance(self) -> None:
+        while self._early.get(self.received, self) is None:
+            del self._early[self.received]
+            self._awaited.popleft()
+            self.received += 1
+
+    def departed(self, count: int) -> None:
+        """Take note that the peer leaves once `count` messages have come."""
+        self._left_after = count
+
+    def _fits(self, number: int, length: int, tag: int) -> None:
+        into, awaited_tag = self._awaited[number - self.received]
+        if len(into) != length or tag != awaited_tag:
+            raise CollectiveMismatch(
+                f"{self}: a message of {len(into)} bytes of call {awaited_tag:04x} was expected, "
+                f"rank {self.peer} sends {length} of call {tag:04x}: the ranks called different "
+                "collectives, or the same one with another operation, dtype or size"
+            )
 
     def __str__(self) -> str:
         return f"link of rank {self.rank} to rank {self.peer}"

@@ -1,12 +1,25 @@
 """The collectives of a group of one: every sum is what it was."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from holdfast.collectives.communicator import Array, Op, validate, validate_root
+from holdfast.collectives.communicator import (
+    Array,
+    Op,
+    validate,
+    validate_all_to_all,
+    validate_moved,
+    validate_peer,
+    validate_rank,
+    validate_root,
+    validate_scatter,
+)
 from holdfast.collectives.work import Work, WorkQueue
+
+T = TypeVar("T")
 
 
 class LocalCommunicator:
@@ -27,27 +40,58 @@ class LocalCommunicator:
         self, x: Array, op: Op = "sum", out: Array | None = None, *, async_op: bool = False
     ) -> Any:
         """Copy `x` to `out`."""
-        validate(op, x, x if out is None else out)
-        if out is not None:
-            np.copyto(out, x)
-        if async_op:
-            work = Work(self._queue, lambda: None)
-            work._run()
-            return work
-        return x if out is None else out
+        target = x if out is None else out
+        validate(op, x, target)
+        if target is not x:
+            np.copyto(target, x)
+        return self._done(lambda: target, async_op)
 
-    def reduce_scatter(self, x: Array, op: Op = "sum") -> Array:
+    def reduce_scatter(self, x: Array, op: Op = "sum", *, async_op: bool = False) -> Any:
         """Return a copy of `x`, flat: the only chunk."""
         validate(op, x, None)
-        return x.reshape(-1).copy()
+        return self._done(x.flatten, async_op)
 
-    def all_gather(self, x: Array) -> Array:
+    def all_gather(self, x: Array, *, async_op: bool = False) -> Any:
         """Return a copy of `x` under a new first axis."""
-        return x[None].copy()
+        validate_moved(x)
+        return self._done(x[None].copy, async_op)
 
-    def broadcast(self, x: Array, root: int = 0) -> Array:
+    def broadcast(self, x: Array, root: int = 0, *, async_op: bool = False) -> Any:
         """Return `x`."""
         validate_root(root, 1, x, 0)
+        return self._done(lambda: x, async_op)
+
+    def all_to_all(self, x: Array, *, async_op: bool = False) -> Any:
+        """Return a copy of `x`."""
+        validate_all_to_all(x, 1)
+        return self._done(x.copy, async_op)
+
+    def reduce(self, x: Array, op: Op = "sum", root: int = 0) -> Array | None:
+        """Return a copy of `x`."""
+        validate(op, x, None)
+        validate_rank(root, 1)
+        return x.copy()
+
+    def gather(self, x: Array, root: int = 0) -> Array | None:
+        """Return a copy of `x` under a new first axis."""
+        validate_moved(x)
+        validate_rank(root, 1)
+        return x[None].copy()
+
+    def scatter(self, x: Array | None, out: Array, root: int = 0) -> Array:
+        """Copy `x[0]` to `out`."""
+        validate_scatter(x, out, root, 1, 0)
+        assert x is not None
+        out[...] = x[0]
+        return out
+
+    def send(self, x: Array, peer: int) -> None:
+        """Raise UsageError: there is nobody else."""
+        validate_peer(x, peer, 1, 0, filled=False)
+
+    def recv(self, x: Array, peer: int) -> Array:
+        """Raise UsageError: there is nobody else."""
+        validate_peer(x, peer, 1, 0, filled=True)
         return x
 
     def barrier(self) -> None:
@@ -56,3 +100,10 @@ class LocalCommunicator:
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
         self._queue.close()
+
+    def _done(self, call: Callable[[], T], async_op: bool) -> T | Work[T]:
+        if not async_op:
+            return call()
+        work = Work(self._queue, call)
+        work._run()
+        return work

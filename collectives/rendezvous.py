@@ -214,7 +214,7 @@ class Rendezvous:
                     timeout=self._left(),
                     source_address=None if self._source is None else (self._source, 0),
                 )
-                hello = handshake.Hello(self.rank, self.world_size, 0, 0)
+                hello = handshake.Hello(self.rank, self.world_size, 0, 0, 0)
                 dialer = handshake.Dialer(self._token, PURPOSE, hello)
                 challenge = _exactly(sock, handshake.CHALLENGE_SIZE, self._deadline)
                 sock.sendall(dialer.answer(challenge))

@@ -1,20 +1,16 @@
 """A collective is a schedule: who sends which chunk to whom in which round, and nothing else.
 
-A schedule does no I/O. The same one is proved (`proof.py`), drawn, simulated, and executed by any
-transport (`scheduled.py`). A rank's part is a list of steps, at most one send and one receive a
-round; both sides of a transfer are written down, so that the proof can find them at odds.
+A schedule does no I/O. The same one is proved (`proof.py`), drawn (`picture.py`), simulated, and
+executed by any transport (`scheduled.py`). Both sides of a transfer are written down, so that the
+proof can find them at odds. The schedules themselves are in `schedules/`.
 
-Rule: the order in which contributions are added is part of the schedule. A received chunk is the
-left operand: `mine = received + mine`.
-
-Sources: ring all-reduce after Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for
-clusters of workstations" (2009); binomial broadcast after Thakur, Rabenseifner and Gropp,
-"Optimization of collective communication operations in MPICH" (2005).
+Rule: the order in which contributions are added is part of the schedule. What a rank receives of a
+chunk in one round is added up from left to right, in the order in which it is written down, with
+the rank's own (what it holds at the start of the round) behind those that come `before` it.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 CHUNK_ALIGNMENT = 16
@@ -22,26 +18,37 @@ CHUNK_ALIGNMENT = 16
 
 
 class Send(NamedTuple):
-    """Send `chunk`, as it stands at the start of the round, to `peer`."""
+    """Send `run` chunks from `chunk` on, as they stand at the start of the round, to `peer`."""
 
     peer: int
     chunk: int
+    run: int = 1
 
 
 class Receive(NamedTuple):
-    """Receive `chunk` from `peer`; add it to what is there if `reduce`, else replace that."""
+    """Receive `run` chunks from `chunk` on from `peer`; they take the place of what is there.
+
+    Or are added to it if `reduce`: as a left operand of the rank's own, or as a right one if not
+    `before`. `whole`: when this round is over, every rank's contribution is in.
+    """
 
     peer: int
     chunk: int
-    reduce: bool
+    reduce: bool = False
+    before: bool = True
+    whole: bool = False
+    run: int = 1
 
 
 class Step(NamedTuple):
-    """What one rank does in one round."""
+    """What one rank does in one round.
+
+    Several messages to the same peer arrive in the order in which they are written down.
+    """
 
     round: int
-    send: Send | None = None
-    receive: Receive | None = None
+    sends: tuple[Send, ...] = ()
+    receives: tuple[Receive, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,84 +59,67 @@ class Schedule:
     of ten thousand holds only its own part.
     """
 
-    name: str
+    algorithm: str
+    collective: str
     world_size: int
     chunks: int
     rounds: int
     program: Callable[[int, int], Step]
 
+    @property
+    def name(self) -> str:
+        """Algorithm and collective: `ring-all-reduce`."""
+        return f"{self.algorithm}-{self.collective}"
+
     def steps(self, rank: int) -> Iterator[Step]:
         """Yield the steps in which `rank` sends or receives, in order."""
         for number in range(self.rounds):
             step = self.program(rank, number)
-            if step.send or step.receive:
+            if step.sends or step.receives:
                 yield step
 
 
-@cache
-def ring_reduce_scatter(world_size: int) -> Schedule:
-    """Each rank ends with the whole sum of one chunk: rank r with chunk r, after n - 1 rounds."""
+def in_turn(
+    algorithm: str, collective: str, first: Schedule, second: Schedule, *more: Schedule
+) -> Schedule:
+    """Return the schedule that is these, of the same ranks and chunks, one after the other."""
+    parts = (first, second, *more)
+    starts = [0]
+    for part in parts:
+        starts.append(starts[-1] + part.rounds)
 
     def program(rank: int, number: int) -> Step:
-        return Step(
-            number,
-            Send((rank + 1) % world_size, (rank - number - 1) % world_size),
-            Receive((rank - 1) % world_size, (rank - number - 2) % world_size, reduce=True),
-        )
+        for start, part in zip(starts, parts, strict=False):
+            if number < start + part.rounds:
+                return part.program(rank, number - start)._replace(round=number)
+        raise IndexError(number)
 
-    return Schedule("ring-reduce-scatter", world_size, world_size, world_size - 1, program)
-
-
-@cache
-def ring_all_gather(world_size: int) -> Schedule:
-    """Rank r begins with chunk r; every rank ends with all chunks, after n - 1 rounds."""
-
-    def program(rank: int, number: int) -> Step:
-        return Step(
-            number,
-            Send((rank + 1) % world_size, (rank - number) % world_size),
-            Receive((rank - 1) % world_size, (rank - number - 1) % world_size, reduce=False),
-        )
-
-    return Schedule("ring-all-gather", world_size, world_size, world_size - 1, program)
+    return Schedule(algorithm, collective, first.world_size, first.chunks, starts[-1], program)
 
 
-@cache
-def ring_all_reduce(world_size: int) -> Schedule:
-    """Every rank ends with the whole sum: a ring reduce-scatter, then a ring all-gather."""
-    first, second = ring_reduce_scatter(world_size), ring_all_gather(world_size)
-
-    def program(rank: int, number: int) -> Step:
-        if number < first.rounds:
-            return first.program(rank, number)
-        return second.program(rank, number - first.rounds)._replace(round=number)
-
-    rounds = first.rounds + second.rounds
-    return Schedule("ring-all-reduce", world_size, world_size, rounds, program)
+def joined(step: Step, other: Step) -> Step:
+    """Return both steps of one round as one."""
+    return Step(step.round, step.sends + other.sends, step.receives + other.receives)
 
 
-@cache
-def binomial_broadcast(world_size: int, root: int = 0) -> Schedule:
-    """Every rank ends with `root`'s one chunk after ceil(log2 n) rounds."""
-    rounds = (world_size - 1).bit_length()
-
-    def program(rank: int, number: int) -> Step:
-        place = (rank - root) % world_size  # the root stands at place 0
-        reach = 1 << number  # places below it have the chunk already
-        if place < reach and place + reach < world_size:
-            return Step(number, send=Send((rank + reach) % world_size, 0))
-        if reach <= place < 2 * reach:
-            return Step(number, receive=Receive((rank - reach) % world_size, 0, reduce=False))
-        return Step(number)
-
-    return Schedule("binomial-broadcast", world_size, 1, rounds, program)
+def relabelled(
+    step: Step, peer: Callable[[int], int], chunk: Callable[[int], int], run: int = 1
+) -> Step:
+    """Return a step among other ranks and chunks: each of its chunks is a run of `run` ones."""
+    return Step(
+        step.round,
+        tuple(Send(peer(s.peer), chunk(s.chunk), s.run * run) for s in step.sends),
+        tuple(
+            r._replace(peer=peer(r.peer), chunk=chunk(r.chunk), run=r.run * run)
+            for r in step.receives
+        ),
+    )
 
 
 def ring_reduction_order(world_size: int, chunk: int) -> tuple[int, ...]:
     """Return the ranks in the order in which a ring adds up `chunk`: c + 1, c + 2, …, c.
 
-    A transport that reads its peers in place (shared memory) adds in this order too, so that the
-    bits of a sum don't depend on the transport.
+    A transport that reads its peers in place (shared memory) adds in this order too.
     """
     return tuple((chunk + 1 + place) % world_size for place in range(world_size))
 
@@ -137,8 +127,8 @@ def ring_reduction_order(world_size: int, chunk: int) -> tuple[int, ...]:
 def chunk_bounds(count: int, chunks: int) -> list[int]:
     """Split `count` elements into `chunks` even parts; return the chunks + 1 boundaries.
 
-    Boundaries are multiples of `CHUNK_ALIGNMENT` elements, but for the last; late chunks of a
-    small array may be empty.
+    Boundaries are multiples of `CHUNK_ALIGNMENT` elements, but for the last; chunks of a
+    small array may be empty, all but the last.
     """
     lines = -(-count // CHUNK_ALIGNMENT)
     return [min(count, lines * chunk // chunks * CHUNK_ALIGNMENT) for chunk in range(chunks)] + [

@@ -1,38 +1,115 @@
-"""Execute schedules over any transport: here the instructions of `execution.py` meet a wire."""
+"""Collectives by schedules, over any transport: the instructions of `execution.py` meet a wire.
 
-from typing import Any
+Rule: which schedule is carried out is a function of what all ranks agree on: the call, its
+arrays' size and type, the world size, the algorithm's name and the cost model.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from holdfast.collectives import schedule as schedules
-from holdfast.collectives.communicator import Array, Op, Transport, validate, validate_root
-from holdfast.collectives.execution import Incoming, Outgoing, call_tag, execute
-from holdfast.collectives.schedule import Schedule
+from holdfast.collectives.communicator import (
+    Array,
+    Op,
+    Transport,
+    sum_type,
+    validate,
+    validate_all_to_all,
+    validate_moved,
+    validate_peer,
+    validate_rank,
+    validate_root,
+    validate_scatter,
+)
+from holdfast.collectives.cost import CostModel
+from holdfast.collectives.execution import (
+    Outgoing,
+    Place,
+    Scratch,
+    call_tag,
+    execute,
+    scratch_bytes,
+)
+from holdfast.collectives.plan import Await, Plan, plan
+from holdfast.collectives.schedule import Schedule, chunk_bounds
+from holdfast.collectives.schedules.all_reduce import all_reduce
+from holdfast.collectives.schedules.direct import (
+    direct_all_gather,
+    direct_all_to_all,
+    direct_reduce_scatter,
+    dissemination_barrier,
+    point_to_point,
+)
+from holdfast.collectives.schedules.ring import ring_all_gather, ring_reduce_scatter
+from holdfast.collectives.schedules.rooted import (
+    binomial_broadcast,
+    chain_broadcast,
+    direct_gather,
+    direct_reduce,
+    direct_scatter,
+    ring_reduce,
+)
 from holdfast.collectives.witness import Blind, Witness
 from holdfast.collectives.work import WorkQueue
 
+T = TypeVar("T")
+Places = Sequence[tuple[int, int]]
+"""Where each chunk is, in elements."""
+
+PLANS = 256
+"""Calls whose plans are kept."""
+
+
+class _Ready(NamedTuple):
+    """A call that can be carried out at once."""
+
+    plan: Plan
+    scratch: Scratch
+    tag: int
+
 
 class ScheduledCommunicator:
-    """The collectives of `Communicator`, by the schedules of `schedule.py` over a `Transport`.
+    """The collectives of `Communicator`, by schedules over a `Transport`.
 
     Owns the transport. See `Communicator` for what each method promises.
     """
 
     def __init__(
-        self, transport: Transport, name: str, *, segment: int, witness: Witness | None = None
+        self,
+        transport: Transport,
+        name: str,
+        *,
+        segment: int,
+        witness: Witness | None = None,
+        algorithm: str = "auto",
+        model: CostModel | None = None,
     ) -> None:
-        """`segment` is the size in bytes in which chunks travel; `witness` is told of phases."""
+        """`segment` is the size in bytes in which chunks travel; `witness` is told of phases.
+
+        `algorithm` is that of all-reduces: a name of `cost.ALGORITHMS`, `two-level:RANKS`, or
+        `auto`: the fastest by `model` (None: the default one). Sums of float16 and bfloat16 are
+        always direct ones, which round once. Raises UsageError for a name that there isn't.
+        """
         self.rank = transport.rank
         self.world_size = transport.world_size
         self.transport = name
+        if algorithm != "auto":
+            all_reduce(algorithm, self.world_size, 0)
+        self._algorithm = algorithm
+        self._model = model or CostModel()
         self._wire = transport
         self._segment = segment
-        self._scratch = np.empty(segment, np.uint8)
+        self._memory = np.empty(0, np.uint8)
+        self._plans: dict[tuple[Any, ...], _Ready] = {}
         self._witness = witness or Blind()
         self._queue = WorkQueue(
             f"holdfast-{name}-{self.rank}", idle=transport.service, abort=transport.abort
         )
+
+    # The Communicator protocol
 
     def allocate(self, count: int, dtype: DTypeLike, *, common: bool = False) -> Array:
         """Return zeroed memory; hosts share none, so `common` makes no difference."""
@@ -41,85 +118,298 @@ class ScheduledCommunicator:
     def all_reduce(
         self, x: Array, op: Op = "sum", out: Array | None = None, *, async_op: bool = False
     ) -> Any:
-        """Combine every rank's `x` into `out` by a ring."""
-        out = x if out is None else out
-        validate(op, x, out)
-        if async_op:
-            return self._queue.submit(lambda: self._all_reduce(x, op, out))
-        self._queue.run(lambda: self._all_reduce(x, op, out))
-        return out
+        """Combine every rank's `x` into `out`."""
+        target = x if out is None else out
+        validate(op, x, target)
+        return self._call(lambda: self._all_reduce(x, op, target), async_op)
 
-    def reduce_scatter(self, x: Array, op: Op = "sum") -> Array:
-        """Return this rank's chunk of the combined `x`, by the first half of a ring."""
+    def reduce_scatter(self, x: Array, op: Op = "sum", *, async_op: bool = False) -> Any:
+        """Return this rank's chunk of the combined `x`."""
         validate(op, x, None)
-        bounds = schedules.chunk_bounds(x.size, self.world_size)
-        total = np.empty(x.size, x.dtype)
-        plan = schedules.ring_reduce_scatter(self.world_size)
-        tag = call_tag("reduce_scatter", op, x)
-        self._queue.run(lambda: self._execute(plan, _flat(x), total, bounds, tag, op))
-        return total[bounds[self.rank] : bounds[self.rank + 1]].copy()
+        return self._call(lambda: self._reduce_scatter(x, op), async_op)
 
-    def all_gather(self, x: Array) -> Array:
-        """Return every rank's `x`, stacked, by the second half of a ring."""
-        out = np.empty((self.world_size, *x.shape), x.dtype)
-        out[self.rank] = x
-        bounds = [x.size * rank for rank in range(self.world_size + 1)]
-        plan = schedules.ring_all_gather(self.world_size)
-        flat, tag = out.reshape(-1), call_tag("all_gather", "", x)
-        self._queue.run(lambda: self._execute(plan, flat, flat, bounds, tag))
-        return out
+    def all_gather(self, x: Array, *, async_op: bool = False) -> Any:
+        """Return every rank's `x`, stacked."""
+        validate_moved(x)
+        return self._call(lambda: self._all_gather(x), async_op)
 
-    def broadcast(self, x: Array, root: int = 0) -> Array:
-        """Overwrite `x` with `root`'s, by a binomial tree."""
+    def broadcast(self, x: Array, root: int = 0, *, async_op: bool = False) -> Any:
+        """Overwrite `x` with `root`'s."""
         validate_root(root, self.world_size, x, self.rank)
-        plan = schedules.binomial_broadcast(self.world_size, root)
-        flat, tag = _flat(x), call_tag("broadcast", str(root), x)
-        self._queue.run(lambda: self._execute(plan, flat, flat, [0, x.size], tag))
-        if not np.shares_memory(flat, x):
-            x[...] = flat.reshape(x.shape)
-        return x
+        return self._call(lambda: self._broadcast(x, root), async_op)
+
+    def all_to_all(self, x: Array, *, async_op: bool = False) -> Any:
+        """Return what the ranks have for this one."""
+        validate_all_to_all(x, self.world_size)
+        return self._call(lambda: self._all_to_all(x), async_op)
+
+    def reduce(self, x: Array, op: Op = "sum", root: int = 0) -> Array | None:
+        """Combine every rank's `x` at `root`, with the bits of a ring."""
+        validate(op, x, None)
+        validate_rank(root, self.world_size)
+        return self._queue.run(lambda: self._reduce(x, op, root))
+
+    def gather(self, x: Array, root: int = 0) -> Array | None:
+        """Return every rank's `x`, stacked, at `root`."""
+        validate_moved(x)
+        validate_rank(root, self.world_size)
+        return self._queue.run(lambda: self._gather(x, root))
+
+    def scatter(self, x: Array | None, out: Array, root: int = 0) -> Array:
+        """Fill `out` with `root`'s `x[rank]`."""
+        validate_scatter(x, out, root, self.world_size, self.rank)
+        return self._queue.run(lambda: self._scatter(x, out, root))
+
+    def send(self, x: Array, peer: int) -> None:
+        """Send `x` to `peer`; return when it has it."""
+        validate_peer(x, peer, self.world_size, self.rank, filled=False)
+        self._queue.run(lambda: self._point_to_point(_flat(x), self.rank, peer))
+
+    def recv(self, x: Array, peer: int) -> Array:
+        """Overwrite `x` with what `peer` sends."""
+        validate_peer(x, peer, self.world_size, self.rank, filled=True)
+
+        def call() -> Array:
+            target = _target(x)
+            self._point_to_point(target, peer, self.rank)
+            return _put(target, x)
+
+        return self._queue.run(call)
 
     def barrier(self) -> None:
-        """Return when every rank has called it: no rank's sum is whole before."""
-        self.all_reduce(np.zeros(1, np.int32))
+        """Return when every rank has called it."""
+        self._queue.run(self._barrier)
 
     def close(self) -> None:
         """Close the transport; may be called again."""
         self._queue.close()
         self._wire.close(graceful=not self._queue.broken)
 
-    def _all_reduce(self, x: Array, op: Op, out: Array) -> None:
-        target = out.reshape(-1) if out.flags.c_contiguous else np.empty(out.size, out.dtype)
-        source = target if x is out and out.flags.c_contiguous else _flat(x)
-        bounds = schedules.chunk_bounds(x.size, self.world_size)
-        plan, tag = schedules.ring_all_reduce(self.world_size), call_tag("all_reduce", op, x)
-        self._execute(plan, source, target, bounds, tag, op)
-        if not out.flags.c_contiguous:
-            out[...] = target.reshape(out.shape)
+    # Each collective: its arrays, its schedule, where its chunks are
 
-    def _execute(
+    def _all_reduce(self, x: Array, op: Op, out: Array) -> Array:
+        contiguous = out.flags.c_contiguous
+        target = out.reshape(-1) if contiguous else np.empty(out.size, out.dtype)
+        if x is out:
+            source, in_place = target if contiguous else _flat(x), contiguous
+        else:
+            source = _flat(x)
+            in_place = np.may_share_memory(source, target)
+        key = ("all_reduce", op, x.size, x.dtype, in_place)
+        ready = self._plans.get(key)
+        if ready is None:
+            schedule = self._all_reduce_schedule(x)
+            places = _even(x.size, schedule.chunks)
+            ready = self._prepare(key, schedule, places, x, op, in_place=in_place)
+        self._carry_out(ready, source, target, op)
+        if not contiguous:
+            out[...] = target.reshape(out.shape)
+        return out
+
+    def _all_reduce_schedule(self, x: Array) -> Schedule:
+        algorithm, size = self._algorithm, self.world_size
+        if sum_type(x.dtype) != x.dtype:
+            algorithm = self._model.choose(size, x.nbytes, ("direct", "exchange"))
+        elif algorithm == "auto":
+            algorithm = self._model.choose(size, x.nbytes)
+        return all_reduce(algorithm, size, x.nbytes)
+
+    def _reduce_scatter(self, x: Array, op: Op) -> Array:
+        total, bounds = np.empty(x.size, x.dtype), chunk_bounds(x.size, self.world_size)
+        key = ("reduce_scatter", op, x.size, x.dtype)
+        ready = self._plans.get(key)
+        if ready is None:
+            direct = sum_type(x.dtype) != x.dtype or self._is_direct(x.nbytes)
+            make = direct_reduce_scatter if direct else ring_reduce_scatter
+            places = _even(x.size, self.world_size)
+            ready = self._prepare(key, make(self.world_size), places, x, op)
+        self._carry_out(ready, _flat(x), total, op)
+        return total[bounds[self.rank] : bounds[self.rank + 1]].copy()
+
+    def _all_gather(self, x: Array) -> Array:
+        out = np.empty((self.world_size, *x.shape), x.dtype)
+        out[self.rank] = x
+        key = ("all_gather", "", x.size, x.dtype)
+        ready = self._plans.get(key)
+        if ready is None:
+            direct = self._is_direct(out.nbytes)
+            schedule = (direct_all_gather if direct else ring_all_gather)(self.world_size)
+            ready = self._prepare(key, schedule, _equal(x.size, self.world_size), x)
+        flat = out.reshape(-1)
+        self._carry_out(ready, flat, flat)
+        return out
+
+    def _broadcast(self, x: Array, root: int) -> Array:
+        target = _flat(x) if self.rank == root else _target(x)
+        key = ("broadcast", root, x.size, x.dtype)
+        ready = self._plans.get(key)
+        if ready is None:
+            name = self._model.choose_broadcast(self.world_size, x.nbytes)
+            make = chain_broadcast if name == "chain" else binomial_broadcast
+            ready = self._prepare(key, make(self.world_size, root), [(0, x.size)], x)
+        self._carry_out(ready, target, target)
+        return x if self.rank == root else _put(target, x)
+
+    def _all_to_all(self, x: Array) -> Array:
+        out = np.empty(x.shape, x.dtype)
+        out[self.rank] = x[self.rank]
+        key = ("all_to_all", "", x.size, x.dtype)
+        ready = self._plans.get(key)
+        if ready is None:
+            places = _equal(x.size // self.world_size, self.world_size)
+            schedule = direct_all_to_all(self.world_size)
+            ready = self._prepare(key, schedule, places + places, x)
+        self._carry_out(ready, _flat(x), out.reshape(-1))
+        return out
+
+    def _reduce(self, x: Array, op: Op, root: int) -> Array | None:
+        total = np.empty(x.shape, x.dtype)
+        key = ("reduce", (op, root), x.size, x.dtype)
+        ready = self._plans.get(key)
+        if ready is None:
+            direct = sum_type(x.dtype) != x.dtype or self._is_direct(x.nbytes)
+            schedule = (direct_reduce if direct else ring_reduce)(self.world_size, root)
+            places = _even(x.size, self.world_size)
+            ready = self._prepare(key, schedule, places, x, op)
+        self._carry_out(ready, _flat(x), total.reshape(-1), op)
+        return total if self.rank == root else None
+
+    def _gather(self, x: Array, root: int) -> Array | None:
+        out, flat = None, _flat(x)
+        if self.rank == root:
+            out = np.empty((self.world_size, *x.shape), x.dtype)
+            out[root] = x
+            flat = out.reshape(-1)
+        key = ("gather", root, x.size, x.dtype)
+        ready = self._plans.get(key)
+        if ready is None:
+            schedule = direct_gather(self.world_size, root)
+            ready = self._prepare(key, schedule, self._mine(x.size, root), x)
+        self._carry_out(ready, flat, flat)
+        return out
+
+    def _scatter(self, x: Array | None, out: Array, root: int) -> Array:
+        key = ("scatter", root, out.size, out.dtype)
+        ready = self._plans.get(key)
+        if ready is None:
+            schedule = direct_scatter(self.world_size, root)
+            ready = self._prepare(key, schedule, self._mine(out.size, root), out)
+        if x is not None and self.rank == root:
+            flat = _flat(x)
+            self._carry_out(ready, flat, flat)
+            out[...] = x[root]
+            return out
+        target = _target(out)
+        self._carry_out(ready, target, target)
+        return _put(target, out)
+
+    def _mine(self, count: int, root: int) -> Places:
+        """Return where chunks are of which only the root has more than one."""
+        if self.rank == root:
+            return _equal(count, self.world_size)
+        return [(0, count if rank == self.rank else 0) for rank in range(self.world_size)]
+
+    def _point_to_point(self, x: Array, source: int, target: int) -> None:
+        key = ("send", (source, target), x.size, x.dtype)
+        ready = self._plans.get(key)
+        if ready is None:
+            schedule = point_to_point(self.world_size, source, target)
+            ready = self._prepare(key, schedule, [(0, x.size)], x)
+        self._carry_out(ready, x, x)
+
+    def _barrier(self) -> None:
+        nothing = np.zeros(1, np.uint8)
+        key = ("barrier", "")
+        ready = self._plans.get(key)
+        if ready is None:
+            schedule = dissemination_barrier(self.world_size)
+            ready = self._prepare(key, schedule, [(0, 1)], nothing)
+        self._carry_out(ready, nothing, nothing)
+
+    # Their common part
+
+    def _call(self, call: Callable[[], T], async_op: bool) -> Any:
+        return self._queue.submit(call) if async_op else self._queue.run(call)
+
+    def _is_direct(self, nbytes: int) -> bool:
+        """Return whether a reduce-scatter, all-gather or reduce is a direct one, or a ring."""
+        if self._algorithm in ("direct", "ring"):
+            return self._algorithm == "direct"
+        return self._model.choose(self.world_size, nbytes, ("ring", "direct")) == "direct"
+
+    def _prepare(
         self,
-        plan: Schedule,
+        key: tuple[Any, ...],
+        schedule: Schedule,
+        places: Places,
         x: Array,
-        out: Array,
-        bounds: list[int],
-        tag: int,
-        op: Op = "sum",
-    ) -> None:
-        """Carry out this rank's part of `plan`; chunk i is elements bounds[i] to bounds[i + 1]."""
-        instructions = execute(
-            plan, self.rank, x, out, bounds, op=op, segment=self._segment, scratch=self._scratch
+        op: str = "",
+        *,
+        in_place: bool = False,
+    ) -> _Ready:
+        """Plan a call on arrays like `x`, and keep the plan.
+
+        `key` begins with the call's name and what of its arguments all ranks must agree on.
+        """
+        made = plan(
+            schedule,
+            self.rank,
+            places,
+            itemsize=x.itemsize,
+            segment=self._segment,
+            wide=bool(op) and sum_type(x.dtype) != x.dtype,
+            finish=op == "mean",
+            in_place=in_place,
         )
-        for instruction in instructions:
-            if isinstance(instruction, Incoming):
-                self._wire.receive(instruction.peer, instruction.into, tag)
-            elif isinstance(instruction, Outgoing):
-                self._wire.send(instruction.peer, instruction.data, tag)
+        needed = scratch_bytes(made, x.dtype)
+        if needed > self._memory.size or len(self._plans) >= PLANS:
+            self._plans.clear()  # with them goes what they hold of the memory
+            if needed > self._memory.size:
+                self._memory = np.empty(needed, np.uint8)
+        scratch = Scratch(made, x.dtype, self._memory)
+        tag = call_tag(f"{key[0]} {schedule.name}", f"{key[1]}", x)
+        ready = self._plans[key] = _Ready(made, scratch, tag)
+        return ready
+
+    def _carry_out(self, ready: _Ready, x: Array, out: Array, op: Op = "sum") -> None:
+        wire, (made, scratch, tag) = self._wire, ready
+        each: Any  # of type `kind`, as in `execute`
+        for each in execute(made, x, out, scratch, op):
+            kind = type(each)
+            if kind is Await:
+                wire.wait(each.peer)
+            elif kind is Outgoing:
+                wire.send(each.peer, each.data, tag)
+            elif kind is Place:
+                wire.post(each.peer, each.into, tag)
             else:
-                self._witness.phase(instruction.name)
-        self._wire.flush()
+                self._witness.phase(each.phase)
+        wire.flush()
+
+
+def _even(count: int, chunks: int) -> Places:
+    """Return where the chunks of an array are that is cut into even ones."""
+    bounds = chunk_bounds(count, chunks)
+    return list(pairwise(bounds))
+
+
+def _equal(count: int, chunks: int) -> list[tuple[int, int]]:
+    """Return where chunks of `count` elements are, one behind the other."""
+    return [(count * chunk, count * (chunk + 1)) for chunk in range(chunks)]
 
 
 def _flat(x: Array) -> Array:
     """Return `x` as one dimension: itself where it is contiguous, else a copy."""
     return np.ascontiguousarray(x).reshape(-1)
+
+
+def _target(out: Array) -> Array:
+    """Return what is written to for `out`: its own memory where it is contiguous."""
+    return out.reshape(-1) if out.flags.c_contiguous else np.empty(out.size, out.dtype)
+
+
+def _put(target: Array, out: Array) -> Array:
+    """Return `out`, filled from what `_target` gave for it."""
+    if not out.flags.c_contiguous:
+        out[...] = target.reshape(out.shape)
+    return out

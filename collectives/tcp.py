@@ -1,48 +1,63 @@
 """Links over TCP: the sockets below `link.py`, and nothing that decides what is sent.
 
-Of two ranks the higher one dials, the lower one listens. A connection that breaks, or on which
-nothing has moved for a while, is closed and dialled again, for ever and with growing pauses; the
-link above goes on where it was. One thread at a time calls in (see `work.py`).
+Of two ranks the higher one dials each rail, the lower one listens. A connection that breaks, or on
+which nothing has moved for a while, is closed and dialled again, for ever and with growing pauses;
+the link above goes on over the other rails, or where it was. One thread at a time calls in (see
+`work.py`).
 """
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import select
 import socket
-import struct
-import termios
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from holdfast.collectives.door import Door
+from holdfast.collectives.frame import HEADER_SIZE, CorruptFrame
 from holdfast.collectives.handshake import Hello
-from holdfast.collectives.link import HEADER, CorruptFrame, Link, LinkConfig
+from holdfast.collectives.link import Link, LinkConfig
+from holdfast.collectives.rail import Rail
 from holdfast.collectives.redial import Redial
+from holdfast.collectives.resolver import Resolver
+from holdfast.collectives.sockets import Connection, flight, queued, tune
+from holdfast.collectives.tls import TlsSocket
 from holdfast.collectives.witness import Blind, Witness
 from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost, ProtocolError
 
 SPINS = 40
-"""How often a waiting rank looks at the socket before it sleeps until something moves."""
+"""How often a waiting rank looks at the sockets before it sleeps until something moves."""
 
 log = logging.getLogger("holdfast.link")
 
 Address = tuple[str, int]
 
 
-@dataclass
-class _Peer:
-    """What belongs to one peer: the link, which stays, and its connection, which comes and goes."""
+class RailFigures(NamedTuple):
+    """What went over one rail so far: payload and frames, in bytes."""
 
-    rank: int
+    rail: int
     address: Address
-    link: Link
+    sent: int
+    received: int
+    connected: bool
+
+
+@dataclass(eq=False)
+class _Carrier:
+    """What carries one rail: a connection, which comes and goes."""
+
+    place: "_Peer"
+    rail: Rail
+    address: Address
+    source: str | None
     redial: Redial
-    sock: socket.socket | None = None
+    sock: Connection | None = None
     interest: int = 0
     """What epoll watches the socket for; -1: it hung up, and only reading tells more."""
     dialing: bool = False
@@ -54,26 +69,52 @@ class _Peer:
     lost_at: float = 0.0
     sent: int = 0
     received: int = 0
+
+
+@dataclass(eq=False)
+class _Peer:
+    """What belongs to one peer: the link, which stays, and what carries its rails."""
+
+    rank: int
+    link: Link
+    carriers: list[_Carrier] = field(default_factory=list)
+    taken: int = 0
+    """Messages that `wait` has returned for."""
     told: int = 0
     """The bytes, both ways, that the witness was told of."""
+
+    @property
+    def stands(self) -> bool:
+        """Whether any rail has a connection."""
+        return any(carrier.sock is not None for carrier in self.carriers)
+
+    @property
+    def trouble(self) -> str:
+        """What ended the last connections."""
+        return "; ".join(dict.fromkeys(carrier.trouble for carrier in self.carriers))
 
 
 class TcpTransport:
     """Moves messages between the ranks of one epoch over TCP links that outlive connections.
 
-    `listener` is this rank's listening socket, which the transport owns from now on; `addresses`
-    are all ranks' (host, port). Thread safety: one thread at a time.
+    `listeners` are this rank's listening sockets, one for each of its interfaces, which the
+    transport owns from now on; `addresses` are all ranks' (host, port), one for each interface.
+    `sources` are the addresses that this rank's interfaces dial from (None: any). Between two ranks
+    there are `config.rails` connections for each interface of the one that has more; rail k uses
+    each side's interface number k, counted around. Thread safety: one thread at a time.
+
+    Raises UsageError for a congestion control that this kernel does not have or allow.
     """
 
     def __init__(
         self,
         rank: int,
-        listener: socket.socket,
-        addresses: list[Address],
+        listeners: Sequence[socket.socket],
+        addresses: Sequence[Sequence[Address]],
         token: bytes,
         *,
         epoch: int = 0,
-        source: str | None = None,
+        sources: Sequence[str | None] = (None,),
         timeout: float = 300.0,
         config: LinkConfig | None = None,
         witness: Witness | None = None,
@@ -86,14 +127,19 @@ class TcpTransport:
         self._epoch = epoch
         self._timeout = timeout
         self._addresses = addresses
+        self._sources = sources
+        with socket.socket() as trial:
+            tune(trial, self._config, several=False)  # what the kernel lacks is told here
         self._poll = select.epoll()
-        self._door = Door(
-            listener, token, self._poll, self, seconds=self._config.handshake, source=source
-        )
+        several = max(self._rails(peer) for peer in range(self.world_size)) > 1
+        self._door = Door(listeners, token, self._poll, self, config=self._config, several=several)
         self._witness = witness or Blind()
+        self._resolver = Resolver()
         self._peers: dict[int, _Peer] = {}
-        self._by_fd: dict[int, _Peer] = {}
+        self._by_fd: dict[int, _Carrier] = {}
+        self._pause = self._config.patience / 4 if several else self._config.heartbeat / 4
         self._next_care = 0.0
+        self._next_look = 0.0 if several else float("inf")
         self._closed = False
         self._aborted = False
 
@@ -103,24 +149,28 @@ class TcpTransport:
         """Queue `data` for `peer`; if it is large (`copy_limit`), it is borrowed until `flush`."""
         place = self._peer(peer)
         place.link.send(data, tag)
-        if place.sock is not None:
-            self._write(place)
+        self._write(place)
 
-    def receive(self, peer: int, into: memoryview, tag: int = 0) -> None:
-        """Fill `into` with the next message of `peer`.
+    def post(self, peer: int, into: memoryview, tag: int = 0) -> None:
+        """Let the next message of `peer` that has no place yet go to `into`."""
+        self._peer(peer).link.expect(into, tag)
+
+    def wait(self, peer: int) -> None:
+        """Return when the oldest place posted for `peer` is filled.
 
         Raises DeadlineExceeded when nothing has moved on any link for the timeout, ProtocolError or
         CollectiveMismatch when the peer sends something else.
         """
         place = self._peer(peer)
-        number = place.link.expect(into, tag)
+        number = place.taken
+        place.taken += 1
         if time.monotonic() >= self._next_care:  # also where no wait ever leaves time for it
             self._turn(0.0)
-        if place.sock is not None:
-            self._read(place)
-            self._flush_soon(place)
         if place.link.received <= number:
-            self._wait(lambda: place.link.received > number, place, "a message of")
+            self._read(place)
+            self._write(place)
+            if place.link.received <= number:
+                self._wait(lambda: place.link.received > number, place, "a message of")
 
     def flush(self) -> None:
         """Return when no buffer is borrowed any more."""
@@ -151,20 +201,26 @@ class TcpTransport:
             with contextlib.suppress(CommunicationError):  # what broke the job is known already
                 self._linger()
         for place in self._peers.values():
-            if place.sock is not None:
-                place.link.leave(at_once=True)  # what lingering did not get through never will
-                self._write(place)
-        for place in self._peers.values():
-            if place.sock is not None:
-                place.sock.close()
+            place.link.leave(at_once=True)  # what lingering did not get through never will
+            self._write(place)
+        for carrier in list(self._by_fd.values()):
+            if carrier.sock is not None:
+                carrier.sock.close()
         self._door.close()
         self._poll.close()
+
+    def rails(self, peer: int) -> list[RailFigures]:
+        """Return what went over each rail of the link to `peer`."""
+        return [
+            RailFigures(c.rail.number, c.address, c.sent, c.received, c.sock is not None)
+            for c in self._peer(peer).carriers
+        ]
 
     def _linger(self) -> None:
         end = time.monotonic() + 2 * self._config.silence
         for place in self._peers.values():
             place.link.acknowledge_soon()  # so that the peer need not linger
-            self._flush_soon(place)
+            self._write(place)
         while time.monotonic() < end:
             if all(self._settled(place) for place in self._peers.values()):
                 return
@@ -173,19 +229,20 @@ class TcpTransport:
     def _settled(self, place: _Peer) -> bool:
         """Return whether a peer has all that was sent to it, or is known to be gone."""
         link = place.link
-        refused = place.sock is None and place.trouble == os.strerror(errno.ECONNREFUSED)
-        return refused or link.left or link.acknowledged == link.numbered
+        refused = os.strerror(errno.ECONNREFUSED)
+        gone = all(c.sock is None and c.trouble == refused for c in place.carriers)
+        return gone or link.left or link.acknowledged == link.numbered
 
     # Waiting
 
     def _wait(self, arrived: Callable[[], bool], place: _Peer, what: str) -> None:
         """Turn until `arrived`; give up when no byte has moved on any link for the timeout."""
         for _ in range(SPINS):
-            if place.sock is None:
+            if not place.stands:
                 break
             self._read(place)
             if arrived():
-                self._flush_soon(place)
+                self._write(place)
                 return
             os.sched_yield()
         progress, since = self._progress(), time.monotonic()
@@ -194,7 +251,7 @@ class TcpTransport:
                 raise CommunicationError(
                     f"closed while rank {self.rank} awaited {what} {place.rank}"
                 )
-            self._turn(self._config.heartbeat / 4)
+            self._turn(self._pause)
             if place.link.left and not arrived():
                 raise PeerLost(
                     f"rank {self.rank} awaited {what} rank {place.rank}, which has left the group "
@@ -203,14 +260,14 @@ class TcpTransport:
             if (now_at := self._progress()) != progress:
                 progress, since = now_at, time.monotonic()
             elif time.monotonic() - since > self._timeout:
+                where = " and ".join(f"{c.address[0]}:{c.address[1]}" for c in place.carriers)
                 raise DeadlineExceeded(
                     f"rank {self.rank} waited {self._timeout:.1f} s for {what} rank {place.rank} "
-                    f"at {place.address[0]}:{place.address[1]} (epoch {self._epoch}) and nothing "
-                    f"moved on any link; the link "
-                    f"{'stands' if place.sock else 'is broken: ' + place.trouble}. Is that rank "
+                    f"at {where} (epoch {self._epoch}) and nothing moved on any link; the link "
+                    f"{'stands' if place.stands else 'is broken: ' + place.trouble}. Is that rank "
                     "alive, and can the two hosts reach each other?"
                 )
-        self._flush_soon(place)
+        self._write(place)
 
     def _progress(self) -> int:
         """Return a number that grows while anything gets further, on whatever link."""
@@ -218,140 +275,196 @@ class TcpTransport:
 
     def _turn(self, timeout: float) -> None:
         """Let something happen, wait for it at most `timeout` seconds, and deal with it."""
-        for place in self._peers.values():
-            self._watch(place)
+        for carrier in list(self._by_fd.values()):
+            if self._watch(carrier):
+                timeout = 0.0
         for fd, event in self._poll.poll(timeout):
             if self._door.handle(fd) or fd not in self._by_fd:
                 continue
-            place = self._by_fd[fd]
+            carrier = self._by_fd[fd]
             if event & ~select.EPOLLOUT:
-                self._read(place, event)
-            if place.sock is not None:
-                self._write(place)
+                self._read_rail(carrier, event)
+            self._write(carrier.place)
         now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + self._pause
+            self._look(now)
         if now >= self._next_care:
             self._next_care = now + self._config.heartbeat / 4
             self._care(now)
         for place in self._peers.values():
-            if place.sock is None:
-                self._dial(place, now)
+            for carrier in place.carriers:
+                if carrier.sock is None:
+                    self._dial(carrier, now)
+
+    def _look(self, now: float) -> None:
+        """Let each rail that waits for its peer's host know how that stands."""
+        for place in self._peers.values():
+            if not place.stands:
+                continue
+            for carrier in place.carriers:
+                if carrier.sock is not None and (carrier.rail.busy or carrier.rail.suspected):
+                    carrier.rail.observe(now, flight(carrier.sock))
+            self._write(place)  # what a suspected rail lent, another may send
 
     def _care(self, now: float) -> None:
         """Heartbeats, silent connections, handshakes that lead nowhere."""
-        for place in list(self._peers.values()):
-            if place.sock is None:
+        for carrier in list(self._by_fd.values()):
+            if carrier.sock is None:
                 continue
-            queued = _queued(place.sock)
-            if queued < place.queued - HEADER.size:
-                place.link.moved(now)  # a heartbeat that a kernel took says nothing of the peer
-            place.queued = queued
-            if place.told != place.sent + place.received:
-                place.told = place.sent + place.received
-                self._witness.traffic(place.rank, place.sent, place.received)
-            if place.link.silent(now):
-                self._break(place, f"nothing moved for {self._config.silence:.3g} s")
-            else:
-                self._write(place)
+            waiting = queued(carrier.sock)
+            if waiting < carrier.queued - HEADER_SIZE:
+                carrier.rail.moved(now)  # a heartbeat that a kernel took says nothing of the peer
+            carrier.queued = waiting
+            if carrier.rail.silent(now):
+                self._break(carrier, f"nothing moved for {self._config.silence:.3g} s")
+        for place in self._peers.values():
+            self._write(place)
+            sent = sum(carrier.sent for carrier in place.carriers)
+            received = sum(carrier.received for carrier in place.carriers)
+            if place.told != sent + received:
+                place.told = sent + received
+                self._witness.traffic(place.rank, sent, received)
         self._door.expire(now)
 
     # Bytes
 
-    def _read(self, place: _Peer, event: int = 0) -> None:
-        link, sock = place.link, place.sock
+    def _read(self, place: _Peer) -> None:
+        for carrier in place.carriers:
+            if carrier.sock is not None:
+                self._read_rail(carrier)
+
+    def _read_rail(self, carrier: _Carrier, event: int = 0) -> None:
+        rail, sock = carrier.rail, carrier.sock
         assert sock is not None
-        while (into := link.wanted()) is not None:
+        buffered = isinstance(sock, TlsSocket)
+        now = time.monotonic()
+        while (into := rail.wanted(now)) is not None:
             try:
                 count = sock.recv_into(into)
             except BlockingIOError:
                 return
             except OSError as error:
-                self._break(place, error.strerror or str(error))
+                self._break(carrier, error.strerror or str(error))
                 return
             if count == 0:
-                self._break(place, "the peer closed it")
+                self._break(carrier, "the peer closed it")
                 return
-            place.received += count
+            carrier.received += count
+            now = time.monotonic()
             try:
-                link.filled(count, time.monotonic())
+                rail.filled(count, now)
             except CorruptFrame as error:
-                self._break(place, str(error))
+                self._break(carrier, str(error))
                 return
             except ProtocolError:
-                self._break(place, "it broke the protocol")
+                self._break(carrier, "it broke the protocol")
                 raise
-            if count < len(into):
+            if count < len(into) and not buffered:
                 return
-        if event & (select.EPOLLHUP | select.EPOLLERR) and place.interest >= 0:
+        if event & (select.EPOLLHUP | select.EPOLLERR) and carrier.interest >= 0:
             # What it holds is not awaited yet; epoll would tell of its end without end.
             self._poll.unregister(sock.fileno())
-            place.interest = -1
+            carrier.interest = -1
 
     def _write(self, place: _Peer) -> None:
-        link, sock = place.link, place.sock
-        assert sock is not None
-        while buffers := link.gather(time.monotonic()):
-            try:
-                count = sock.sendmsg(buffers)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._break(place, error.strerror or str(error))
-                return
-            link.wrote(count)
-            place.sent += count
+        """Let out what is due on every rail of a link in turn, as far as the sockets take it."""
+        ready = [carrier for carrier in place.carriers if carrier.sock is not None]
+        while ready:
+            ready = [carrier for carrier in ready if self._write_rail(carrier)]
 
-    def _flush_soon(self, place: _Peer) -> None:
-        """Let out what reading made due: an acknowledgement."""
-        if place.sock is not None:
-            self._write(place)
+    def _write_rail(self, carrier: _Carrier) -> bool:
+        """Write what a rail has next; return whether it may go on."""
+        rail, sock = carrier.rail, carrier.sock
+        if sock is None or not (buffers := rail.gather(time.monotonic())):
+            return False
+        try:
+            count = sock.sendmsg(buffers)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._break(carrier, error.strerror or str(error))
+            return False
+        rail.wrote(count)
+        carrier.sent += count
+        return True
 
-    def _watch(self, place: _Peer) -> None:
-        """Tell the kernel what this link waits for."""
-        if place.sock is None or place.interest < 0:
-            return
-        wanted = select.EPOLLIN if place.link.wanted() is not None else 0
-        if place.link.gather(time.monotonic()):
+    def _watch(self, carrier: _Carrier) -> bool:
+        """Tell the kernel what this rail waits for; return whether it can go on at once."""
+        sock = carrier.sock
+        if sock is None or carrier.interest < 0:
+            return False
+        now = time.monotonic()
+        wanted = select.EPOLLIN if carrier.rail.wanted(now) is not None else 0
+        if wanted and isinstance(sock, TlsSocket) and sock.pending():
+            self._read_rail(carrier)  # the kernel does not tell of what is decrypted already
+            return True
+        if carrier.rail.gather(now):
             wanted |= select.EPOLLOUT
-        if wanted != place.interest:
-            self._poll.modify(place.sock.fileno(), wanted)
-            place.interest = wanted
+        if wanted != carrier.interest:
+            self._poll.modify(sock.fileno(), wanted)
+            carrier.interest = wanted
+        return False
 
     # Connections
+
+    def _rails(self, peer: int) -> int:
+        """Return how many rails the link to `peer` has."""
+        more = max(len(self._addresses[self.rank]), len(self._addresses[peer]))
+        return more * self._config.rails
 
     def _peer(self, rank: int) -> _Peer:
         place = self._peers.get(rank)
         if place is None:
-            link = Link(self.rank, rank, self._epoch, self._config)
-            place = self._peers[rank] = _Peer(
-                rank, self._addresses[rank], link, Redial(self._config)
-            )
+            link = Link(self.rank, rank, self._epoch, self._config, self._rails(rank))
+            place = self._peers[rank] = _Peer(rank, link)
+            there = self._addresses[rank]
+            place.carriers = [
+                _Carrier(
+                    place,
+                    rail,
+                    there[rail.number % len(there)],
+                    self._sources[rail.number % len(self._sources)],
+                    Redial(self._config),
+                )
+                for rail in link.rails
+            ]
         return place
 
-    def _break(self, place: _Peer, why: str) -> None:
-        """Give up a link's connection; the link stays."""
-        assert place.sock is not None
-        log.info("%s: connection lost: %s", place.link, why)
-        self._by_fd.pop(place.sock.fileno())
-        if place.interest >= 0:
-            self._poll.unregister(place.sock.fileno())
-        place.sock.close()
-        place.sock = None
-        place.link.detach()
-        useful = place.link.progress > place.progress
-        place.lost_at = time.monotonic()
-        place.redial.postpone(place.lost_at, useful=useful)
-        place.trouble = why
+    def _break(self, carrier: _Carrier, why: str) -> None:
+        """Give up a rail's connection; the link stays."""
+        assert carrier.sock is not None
+        place = carrier.place
+        log.info("%s, rail %d: connection lost: %s", place.link, carrier.rail.number, why)
+        self._by_fd.pop(carrier.sock.fileno())
+        if carrier.interest >= 0:
+            self._poll.unregister(carrier.sock.fileno())
+        carrier.sock.close()
+        carrier.sock = None
+        carrier.rail.detach()
+        useful = place.link.progress > carrier.progress
+        carrier.lost_at = time.monotonic()
+        carrier.redial.postpone(carrier.lost_at, useful=useful)
+        carrier.trouble = why
         if not place.link.left and not self._closed:
             self._witness.link_lost(place.rank, why)
+        self._write(place)  # what it carried, other rails may
 
-    def _dial(self, place: _Peer, now: float) -> None:
+    def _dial(self, carrier: _Carrier, now: float) -> None:
         """Begin a connection to a lower rank, if it is time to."""
-        if place.link.left or place.dialing:
+        peer = carrier.place.rank
+        if peer > self.rank or carrier.dialing or carrier.place.link.left:
             return
-        if place.rank < self.rank and now >= place.redial.due:
-            place.dialing = True
-            hello = Hello(self.rank, place.rank, self._epoch, place.link.received)
-            self._door.dial(place.address, hello)
+        if now >= carrier.redial.due:
+            address = self._resolver.resolve(carrier.address)
+            if isinstance(address, OSError):
+                carrier.redial.postpone(now)
+                carrier.trouble = str(address)
+            elif address is not None:
+                carrier.dialing = True
+                received = carrier.place.link.received
+                hello = Hello(self.rank, peer, self._epoch, carrier.rail.number, received)
+                self._door.dial(address, hello, carrier.source)
 
     # What the door asks and tells
 
@@ -362,46 +475,46 @@ class TcpTransport:
         if not self.rank < hello.rank < self.world_size:
             raise ProtocolError(f"rank {hello.rank} dials rank {self.rank}: the higher one dials")
         place = self._peer(hello.rank)
+        if hello.rail >= len(place.carriers):
+            raise ProtocolError(
+                f"rank {hello.rank} dials rail {hello.rail} of a link of {len(place.carriers)}"
+            )
         place.link.check(hello.received)
-        if place.sock is not None:  # the peer has given it up already
-            self._break(place, "the peer dialled again")
+        carrier = place.carriers[hello.rail]
+        if carrier.sock is not None:  # the peer has given it up already
+            self._break(carrier, "the peer dialled again")
         return place.link.received
 
     def check(self, peer: int, received: int) -> None:
         """Raise ProtocolError if the dialled peer cannot have `received` messages."""
         self._peers[peer].link.check(received)
 
-    def settle(self, peer: int, sock: socket.socket, received: int) -> None:
-        """Let the link to `peer` go on over `sock`."""
+    def settle(self, peer: int, rail: int, sock: Connection, received: int) -> None:
+        """Let a rail of the link to `peer` go on over `sock`."""
         place = self._peer(peer)
-        place.dialing = False
-        place.link.attach(received, time.monotonic())
-        if place.connections:
+        carrier = place.carriers[rail]
+        carrier.dialing = False
+        carrier.rail.attach(received, time.monotonic())
+        if carrier.connections:
             self.reconnections += 1
-            log.info("%s: connected again after: %s", place.link, place.trouble)
-            self._witness.link_restored(peer, time.monotonic() - place.lost_at)
-        place.connections += 1
-        place.progress = place.link.progress
-        place.sock = sock
-        place.queued = 0
-        place.interest = select.EPOLLIN
-        self._by_fd[sock.fileno()] = place
-        self._poll.register(sock.fileno(), place.interest)
+            log.info("%s, rail %d: connected again after: %s", place.link, rail, carrier.trouble)
+            self._witness.link_restored(peer, time.monotonic() - carrier.lost_at)
+        carrier.connections += 1
+        carrier.progress = place.link.progress
+        carrier.sock = sock
+        carrier.queued = 0
+        carrier.interest = select.EPOLLIN
+        self._by_fd[sock.fileno()] = carrier
+        self._poll.register(sock.fileno(), carrier.interest)
         self._write(place)
 
-    def fail(self, peer: int, why: str) -> None:
-        """Dial `peer` again later."""
-        place = self._peers[peer]
-        place.dialing = False
-        place.redial.postpone(time.monotonic())
-        place.trouble = why
+    def fail(self, peer: int, rail: int, why: str) -> None:
+        """Dial a rail to `peer` again later."""
+        carrier = self._peers[peer].carriers[rail]
+        carrier.dialing = False
+        carrier.redial.postpone(time.monotonic())
+        carrier.trouble = why
 
 
 def _flushed(place: _Peer) -> bool:
     return place.link.flushed
-
-
-def _queued(sock: socket.socket) -> int:
-    """Return how many bytes of ours the peer's host has not acknowledged."""
-    raw = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-    return int(struct.unpack("i", raw)[0])

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from holdfast.errors import CommunicationError, DeadlineExceeded
 
@@ -19,20 +19,21 @@ IDLE_SECONDS = 0.05
 """How often an idle queue looks after its links."""
 
 
-class Work:
+class Work(Generic[T]):
     """A collective that was begun with `async_op=True`."""
 
-    def __init__(self, queue: "WorkQueue", call: Callable[[], object]) -> None:
+    def __init__(self, queue: "WorkQueue", call: Callable[[], T]) -> None:
         self._queue = queue
-        self._call: Callable[[], object] | None = call
+        self._call: Callable[[], T] | None = call
+        self._result: T | None = None
         self._error: BaseException | None = None
 
     def done(self) -> bool:
         """Return whether it has ended, well or not."""
         return self._call is None
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Return when the collective has ended; raise its error if it failed.
+    def wait(self, timeout: float | None = None) -> T:
+        """Return the collective's result when it has ended; raise its error if it failed.
 
         Raises DeadlineExceeded after `timeout` seconds (None: the group's own deadline decides);
         the collective goes on, and `wait` may be called again. A call that this thread has taken
@@ -41,13 +42,14 @@ class Work:
         self._queue._carry_out(self, timeout)
         if self._error is not None:
             raise self._error
+        return cast(T, self._result)
 
     def _run(self) -> None:
         call = self._call
         assert call is not None
         try:
             self._queue._check()
-            self._queue._guard(call)
+            self._result = self._queue._guard(call)
         except Exception as error:  # noqa: BLE001 - handed to the one who waits
             self._error = error
         finally:
@@ -72,7 +74,7 @@ class WorkQueue:
         self._name = name
         self._idle = idle
         self._abort = abort
-        self._pending: deque[Work] = deque()
+        self._pending: deque[Work[Any]] = deque()
         self._engine = threading.Lock()
         self._wake = threading.Condition()
         self._closed = False
@@ -81,7 +83,7 @@ class WorkQueue:
         if idle is not None:
             self._start()
 
-    def submit(self, call: Callable[[], object]) -> Work:
+    def submit(self, call: Callable[[], T]) -> Work[T]:
         """Queue `call` for the thread and return its handle at once."""
         self._check()
         work = Work(self, call)
@@ -94,7 +96,6 @@ class WorkQueue:
 
     def run(self, call: Callable[[], T]) -> T:
         """Carry out `call` in this thread, after all that was queued before it."""
-        self._check()
         with self._engine:
             while self._pending:
                 self._pending.popleft()._run()
@@ -139,7 +140,7 @@ class WorkQueue:
         self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
         self._thread.start()
 
-    def _carry_out(self, work: Work, timeout: float | None) -> None:
+    def _carry_out(self, work: Work[Any], timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not work.done():
             left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())

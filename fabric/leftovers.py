@@ -65,14 +65,14 @@ class Traces:
 
     def remove(self) -> None:
         """End the groups that are left and delete the folder; may be called again."""
-        _clear(self.folder)
+        clear(self.folder)
 
 
 def sweep() -> list[str]:
     """Clear up after networks whose process is gone; return the names that they had."""
     swept = []
     for folder in abandoned():
-        _clear(folder)
+        clear(folder)
         swept.append(folder.name)
     return swept
 
@@ -88,7 +88,8 @@ def abandoned() -> Iterator[Path]:
                 yield folder
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
+    """End the groups that a network has left and delete its folder; may be called again."""
     with contextlib.suppress(FileNotFoundError):
         for line in (folder / _GROUPS).read_text(encoding="ascii").splitlines():
             group = int(line.split()[0])

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import typer
 
 from holdfast.errors import HoldfastError, UsageError, WorkerFailed
-from holdfast.launch.commands import bench, data
+from holdfast.launch.commands import bench, data, schedule
+from holdfast.launch.commands.clean import clean
 from holdfast.launch.commands.drill import drill
 from holdfast.launch.commands.launch import launch
 
@@ -22,8 +23,10 @@ app.command("launch", no_args_is_help=True, context_settings={"allow_intersperse
     launch
 )
 app.command("drill", context_settings={"allow_interspersed_args": False})(drill)
+app.command("clean")(clean)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.add_typer(schedule.app, name="schedule")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -103,6 +103,8 @@ def worker_environment(
         "HOLDFAST_RESTART_COUNT": str(attempt.restart_count),
         "PYTHONUNBUFFERED": "1",
     }
+    if spec.interfaces:
+        variables["HOLDFAST_INTERFACES"] = spec.interfaces
     if spec.seed is not None:
         variables["HOLDFAST_SEED"] = str(spec.seed)
     if "OMP_NUM_THREADS" not in base:

@@ -30,13 +30,13 @@ class RayFolder:
     """A fresh folder from `__enter__` to `__exit__`, and then the end of what still uses it."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        given = Path(tempfile.gettempdir())
-        self._parent = parent or (given if len(str(given)) <= _LONGEST else Path("/tmp"))
+        self._parent = parent or usual_parent()
         self._stack = contextlib.ExitStack()
         self.path = Path()
 
     def __enter__(self) -> Self:
-        self._sweep()
+        for folder in abandoned(self._parent):
+            shutil.rmtree(folder, ignore_errors=True)
         with contextlib.ExitStack() as stack:
             # Locked before it gets its name, so that nobody sweeps it in between.
             fresh = Path(tempfile.mkdtemp(prefix=".holdfast-", dir=self._parent))
@@ -64,10 +64,16 @@ class RayFolder:
     ) -> None:
         self._stack.close()
 
-    def _sweep(self) -> None:
-        for folder in self._parent.glob(f"{PREFIX}*"):
-            if _is_abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+
+def usual_parent() -> Path:
+    """Return where the folders are made: for temporary files, at a path that is short enough."""
+    given = Path(tempfile.gettempdir())
+    return given if len(str(given)) <= _LONGEST else Path("/tmp")
+
+
+def abandoned(parent: Path) -> list[Path]:
+    """Return the folders of launches that were killed, together with what guarded them."""
+    return [folder for folder in sorted(parent.glob(f"{PREFIX}*")) if _is_abandoned(folder)]
 
 
 def _dismiss(guard: "subprocess.Popen[bytes]") -> None:

@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 from holdfast.errors import UsageError
 
-TransportName = Literal["auto", "shm", "tcp"]
+TransportName = Literal["auto", "shm", "tcp", "two-level", "mpi", "mpi-p2p", "nccl", "pynccl"]
 DeviceName = Literal["auto", "cpu", "cuda"]
+
+MPI_TRANSPORTS = ("mpi", "mpi-p2p")
+"""MPI's own collectives, and ours over its messages; workers need an mpiexec to meet."""
 
 MAX_SEED = 2**63 - 1
 
@@ -33,6 +36,7 @@ class LaunchSpec:
     nnodes: int = 1
     address: str | None = None
     transport: TransportName = "auto"
+    interfaces: str = ""
     device: DeviceName = "auto"
     seed: int | None = None
     resume: str = "auto"
@@ -54,6 +58,13 @@ class LaunchSpec:
                 f"--transport shm joins the ranks of one host, but --nnodes is {self.nnodes}: "
                 "use --transport tcp or auto"
             )
+        if self.nnodes > 1 and self.transport in MPI_TRANSPORTS:
+            raise UsageError(
+                f"--transport {self.transport} is launched on one node, but --nnodes is "
+                f"{self.nnodes}: start the script by mpiexec itself (HOLDFAST_TRANSPORT="
+                f"{self.transport} mpiexec -n {self.world_size} --hostfile HOSTS python "
+                f"{self.script}), or inside an allocation, or use --transport tcp"
+            )
         if self.address is not None and self.address.startswith("ray://"):
             raise UsageError(
                 f"--address {self.address} is a Ray Client address: run the command on a machine "
@@ -66,11 +77,16 @@ class LaunchSpec:
         return self.nproc_per_node * self.nnodes
 
     @property
-    def resolved_transport(self) -> Literal["shm", "tcp"]:
-        """The transport that `auto` stands for: shared memory on one host, TCP beyond."""
-        if self.transport == "auto":
-            return "shm" if self.nnodes == 1 else "tcp"
-        return self.transport
+    def resolved_transport(self) -> TransportName:
+        """The transport that `auto` stands for, as far as it is known before workers start.
+
+        Shared memory on one node; TCP between nodes of one worker each; else the ranks see.
+        """
+        if self.transport != "auto":
+            return self.transport
+        if self.nnodes == 1:
+            return "shm"
+        return "tcp" if self.nproc_per_node == 1 else "auto"
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as `job.json` holds it."""

@@ -23,6 +23,8 @@ from typing import IO, Literal
 from holdfast import exec
 from holdfast.errors import LaunchError
 from holdfast.launch.environment import EVENTS_FD, RENDEZVOUS_FD
+from holdfast.launch.mpiexec import Mpiexec, find_mpiexec
+from holdfast.launch.spec import MPI_TRANSPORTS
 
 Stream = Literal["events", "stdout", "stderr"]
 STREAMS: tuple[Stream, ...] = ("events", "stdout", "stderr")
@@ -117,14 +119,23 @@ class _Worker:
 class WorkerGroup:
     """Starts workers at once and owns them until `stop`; use `with`.
 
-    `rendezvous`, a listening socket, goes to the worker of rank 0 and is closed here. Raises
-    LaunchError, with nothing left running, if a process cannot be started. Thread safe.
+    `rendezvous`, a listening socket, goes to the worker of rank 0 and is closed here. Workers whose
+    HOLDFAST_TRANSPORT is MPI's, which must be all ranks of the job, are made known to an mpiexec.
+    Raises LaunchError, with nothing left running, if a process cannot be started;
+    MissingDependency without mpiexec. Thread safe.
     """
 
     def __init__(
         self, commands: Sequence[WorkerCommand], rendezvous: socket.socket | None = None
     ) -> None:
         self._commands = tuple(commands)
+        self._mpiexec: Mpiexec | None = None
+        first = self._commands[0]
+        self._mpiexec_program = (
+            find_mpiexec(first.argv[0], first.environment.get("PATH", ""))
+            if first.environment.get("HOLDFAST_TRANSPORT") in MPI_TRANSPORTS
+            else None
+        )
         self._rendezvous = rendezvous
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -210,9 +221,15 @@ class WorkerGroup:
         sweeper = None
         try:
             sweeper = _Sweeper()
+            if self._mpiexec_program is not None:
+                first = self._commands[0]
+                self._mpiexec = Mpiexec(
+                    self._mpiexec_program, len(self._commands), first.environment, first.cwd
+                )
+                sweeper.add(self._mpiexec.pid)
             for command in self._commands:
                 self._start(command, sweeper)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LaunchError) as error:
             self._kill_all()
             failure = LaunchError(f"a worker could not be started: {error}")
             failure.__cause__ = error
@@ -248,6 +265,7 @@ class WorkerGroup:
         if command.rank == 0 and self._rendezvous is not None:
             environment[RENDEZVOUS_FD] = str(self._rendezvous.fileno())
             passed.append(self._rendezvous.fileno())
+        meeting = self._mpiexec.hand_over(command.rank, environment) if self._mpiexec else []
         try:
             process = subprocess.Popen(
                 [sys.executable, "-S", "-E", _EXEC, str(os.getpid()), "--", *command.argv],
@@ -256,14 +274,15 @@ class WorkerGroup:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=passed,
+                pass_fds=[*passed, *meeting],
                 start_new_session=True,  # its own process group, to be ended as one
             )
         except BaseException:
             os.close(events_read)
             raise
         finally:
-            os.close(events_write)
+            for descriptor in (events_write, *meeting):
+                os.close(descriptor)
         sweeper.add(process.pid)
         worker = _Worker(command.rank, process, os.pidfd_open(process.pid))
         worker.pipes = {
@@ -345,6 +364,10 @@ class WorkerGroup:
         returncode = worker.process.wait()
         sweeper.remove(worker.process.pid)
         del self._workers[worker.rank]
+        if self._mpiexec is not None:
+            self._mpiexec.ended(worker.rank, returncode)
+            if not self._workers:  # the agent may be ended as soon as all ends are told
+                self._mpiexec.close()
         self._put(Exited(worker.rank, returncode, stopped), 0)
 
     def _put(self, event: WorkerEvent, size: int) -> None:
@@ -369,6 +392,10 @@ class WorkerGroup:
         self._workers.clear()
 
     def _finish(self, sweeper: _Sweeper | None) -> None:
+        if self._mpiexec is not None:
+            self._mpiexec.close()
+            if sweeper is not None:
+                sweeper.remove(self._mpiexec.pid)
         if sweeper is not None:
             sweeper.close()
         if self._rendezvous is not None:

@@ -20,10 +20,14 @@ from holdfast.core.nn import Module
 from holdfast.core.optim import Optimizer
 from holdfast.errors import CheckpointMismatch, UsageError
 from holdfast.runtime.checkpoint import Checkpoint
+from holdfast.runtime.data_parallel import GradientSum
 from holdfast.runtime.order import DataOrder
 from holdfast.runtime.recorder import Recorder
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
+
+EXCHANGE = "exchange."
+"""Begins the names of what compression remembers, among the optimizer's arrays."""
 
 
 class Resumed(NamedTuple):
@@ -43,6 +47,8 @@ class Training:
     data: dict[str, int] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each, as they will stand in the result."""
+    exchange: GradientSum | None = None
+    """What sums the gradients; compression remembers what it left out."""
 
     def weights(self) -> Arrays:
         """Return the parameters by name, in the order in which the model has them."""
@@ -67,7 +73,11 @@ class Training:
         }
         model = {name: to_host(t.array) for name, t in self.model.state_dict().items()}
         optimizer = {name: to_host(a) for name, a in self.optimizer.state_arrays().items()}
+        optimizer |= {EXCHANGE + name: a for name, a in self._exchange_arrays().items()}
         return model, optimizer, rest
+
+    def _exchange_arrays(self) -> Arrays:
+        return self.exchange.state_arrays() if self.exchange is not None else {}
 
     def structure(self) -> list[list[Any]]:
         """Return what makes this model another than the next: its arrays' names and forms."""
@@ -79,7 +89,12 @@ class Training:
     def restore(self, model: Mapping[str, Any], optimizer: Arrays, rest: dict[str, Any]) -> None:
         """Take up what `snapshot` gave."""
         self.model.load_state_dict(dict(model))
-        self.optimizer.load_state(optimizer, rest["optimizer"])
+        own = {name: a for name, a in optimizer.items() if not name.startswith(EXCHANGE)}
+        self.optimizer.load_state(own, rest["optimizer"])
+        if self.exchange is not None:
+            self.exchange.load_state(
+                {name.removeprefix(EXCHANGE): optimizer[name] for name in optimizer.keys() - own}
+            )
         if self.scheduler is not None:
             self.scheduler.load_state_dict(rest["scheduler"])
         core_random.set_state(rest["random"])
@@ -181,7 +196,10 @@ def restore(
         return None
     optimizer: Arrays = {
         name: communicator.broadcast(to_host(array).copy())
-        for name, array in training.optimizer.state_arrays().items()
+        for name, array in (
+            *training.optimizer.state_arrays().items(),
+            *((EXCHANGE + name, array) for name, array in training._exchange_arrays().items()),
+        )
     }
     training.restore(model, optimizer, header["state"])
     return Resumed(header["step"], header["state"]["data"]["seed"])

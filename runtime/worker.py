@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from holdfast.collectives.communicator import SELF_MEETING
 from holdfast.errors import UsageError
+from holdfast.runtime.wires import Wires
 
 DEFAULT_PORT = 29500
 
@@ -48,7 +50,8 @@ class WorkerSpec:
     `run_dir` None keeps nothing on disk. `seed` None takes that of the checkpoint, or 0. `resume`
     is `auto` (go on from the newest checkpoint of `run_dir`), `never`, or a checkpoint's path.
     `timeout_seconds` is how long nothing may move on any link before the job gives up. For
-    `address` to `control_address` see `GroupConfig`; `host` and `stage` are a drill's.
+    `address` to `control_address` see `GroupConfig`; `host` and `stage` are a drill's; `wires` is
+    what links run over.
     """
 
     rank: int = 0
@@ -73,13 +76,15 @@ class WorkerSpec:
     control_address: str | None = None
     host: str = ""
     stage: str | None = None
+    wires: Wires = field(default_factory=Wires)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "WorkerSpec":
         """Read a worker's place from its environment; raise UsageError naming a bad variable."""
         rank, world_size, local_rank, one_host = _place(environ)
         address = environ.get("MASTER_ADDR")
-        if address is None and world_size > 1 and not one_host:
+        transport = environ.get("HOLDFAST_TRANSPORT", "auto")
+        if address is None and world_size > 1 and not one_host and transport not in SELF_MEETING:
             raise UsageError(
                 f"rank {rank} of {world_size} does not know where rank 0 is: set MASTER_ADDR to "
                 "an address of rank 0's host on every rank (and MASTER_PORT to a free port there)"
@@ -97,7 +102,7 @@ class WorkerSpec:
             master_addr=address or "127.0.0.1",
             master_port=_integer(environ, "MASTER_PORT", DEFAULT_PORT),
             token=secret,
-            transport=environ.get("HOLDFAST_TRANSPORT", "auto"),
+            transport=transport,
             device=environ.get("HOLDFAST_DEVICE", "auto"),
             seed=_optional(environ, "HOLDFAST_SEED"),
             run_dir=Path(run_dir) if run_dir else default_run_dir(sys.argv[0], time.localtime()),
@@ -113,6 +118,7 @@ class WorkerSpec:
             control_address=environ.get("HOLDFAST_CONTROL_ADDRESS") or None,
             host=environ.get("HOLDFAST_HOST", ""),
             stage=environ.get("HOLDFAST_STAGE") or None,
+            wires=Wires.from_environ(environ),
         )
 
 

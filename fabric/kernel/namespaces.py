@@ -14,7 +14,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,6 +113,12 @@ def clear(network: str) -> None:
 
 def sweep() -> None:
     """Clear away the namespaces of networks whose process is gone."""
+    for network in abandoned():
+        clear(network)
+
+
+def abandoned() -> Iterator[str]:
+    """Yield the networks that have namespaces, but whose process is gone."""
     # Namespaces first: whose record is looked for afterwards, and not found, has none.
     networks = {of for _, of in _ours()}
     with contextlib.suppress(FileNotFoundError):
@@ -123,7 +129,7 @@ def sweep() -> None:
         except FileNotFoundError:
             owner = ""
         if not owner or not lives(owner):
-            clear(network)
+            yield network
 
 
 def _ours() -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """The links of one simulated rank: `collectives/tcp.py` and `door.py` without sockets. Pure.
 
-The link's state machine, the redialling and the handshake are the real ones. What a transport
-decides itself (when to dial, to give a connection up, to send a heartbeat, to refuse) is decided
-here as there; change the two together.
+The link's state machine, the redialling and the handshake are the real ones, with one rail a link.
+What a transport decides itself (when to dial, to give a connection up, to send a heartbeat, to
+refuse) is decided here as there; change the two together.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from holdfast.collectives import handshake
+from holdfast.collectives.frame import HEADER_SIZE, CorruptFrame, Header, Kind
 from holdfast.collectives.handshake import Hello
-from holdfast.collectives.link import HEADER, CorruptFrame, Kind, Link, LinkConfig
+from holdfast.collectives.link import Link, LinkConfig
+from holdfast.collectives.rail import Rail
 from holdfast.collectives.redial import Redial
 from holdfast.errors import AuthenticationError, ProtocolError
 from holdfast.fabric.simulated.clock import Clock
@@ -47,15 +49,24 @@ class _Tap:
                 count = min(self._skip, len(data))
                 self._skip -= count
             else:
-                count = min(HEADER.size - len(self._header), len(data))
+                count = min(HEADER_SIZE - len(self._header), len(data))
                 self._header += data[:count]
-                if len(self._header) == HEADER.size:
-                    kind, _, _, number, _, length, *_ = HEADER.unpack(self._header)
-                    self._header.clear()
-                    self._skip = length
-                    known = kind in Kind.__members__.values()
-                    self._report(Kind(kind).name if known else str(kind), number, length)
+                if len(self._header) == HEADER_SIZE:
+                    self._tell(memoryview(self._header))
+                    self._header = bytearray()
             data = data[count:]
+
+    def _tell(self, header: memoryview) -> None:
+        try:
+            frame = Header.parse(header)
+        except CorruptFrame:
+            self._report("corrupt", 0, 0)  # the connection is given up: nothing is skipped
+            return
+        self._skip = frame.length
+        known = frame.kind in Kind.__members__.values()
+        self._report(
+            Kind(frame.kind).name if known else str(frame.kind), frame.number, frame.length
+        )
 
 
 @dataclass(eq=False)
@@ -73,6 +84,13 @@ class _Peer:
     connections: int = 0
     sent: _Tap | None = None
     came: _Tap | None = None
+    taken: int = 0
+    """Messages that `taken` was told of."""
+
+    @property
+    def rail(self) -> Rail:
+        """The only rail of the link."""
+        return self.link.rails[0]
 
 
 @dataclass(eq=False)
@@ -124,13 +142,21 @@ class Links:
         place.link.send(data, tag)
         self._write(place)
 
-    def expect(self, peer: int, into: memoryview, tag: int) -> Callable[[], bool]:
-        """Let the next message of `peer` go to `into`; return what says whether it is there."""
+    def post(self, peer: int, into: memoryview, tag: int) -> None:
+        """Let the next message of `peer` that has no place yet go to `into`."""
+        self._peer(peer).link.expect(into, tag)
+
+    def filled(self, peer: int) -> bool:
+        """Return whether the oldest place posted for `peer` and not taken is filled."""
         place = self._peer(peer)
-        number = place.link.expect(into, tag)
-        self._read(place)
-        self._write(place)
-        return lambda: place.link.received > number
+        if place.link.received <= place.taken:
+            self._read(place)
+            self._write(place)
+        return place.link.received > place.taken
+
+    def taken(self, peer: int) -> None:
+        """Take note that the oldest place of `peer` was waited for."""
+        self._peer(peer).taken += 1
 
     def unflushed(self) -> list[int]:
         """Return the peers that may still need a buffer that was given to `send`."""
@@ -212,10 +238,10 @@ class Links:
             if place.end is None:
                 continue
             queued = place.end.queued
-            if queued < place.queued - HEADER.size:
-                place.link.moved(now)
+            if queued < place.queued - HEADER_SIZE:
+                place.rail.moved(now)
             place.queued = queued
-            if place.link.silent(now):
+            if place.rail.silent(now):
                 self._break(place, f"nothing moved for {self._config.silence:.3g} s")
             else:
                 self._write(place)
@@ -226,7 +252,7 @@ class Links:
     # Bytes
 
     def _read(self, place: _Peer) -> None:
-        while place.end is not None and (into := place.link.wanted()) is not None:
+        while place.end is not None and (into := place.rail.wanted(self._clock.now)) is not None:
             try:
                 count = place.end.recv_into(into)
             except BlockingIOError:
@@ -240,7 +266,7 @@ class Links:
             assert place.came is not None
             place.came.pass_by(into[:count])
             try:
-                place.link.filled(count, self._clock.now)
+                place.rail.filled(count, self._clock.now)
             except CorruptFrame as error:
                 self._break(place, str(error))
             except ProtocolError:
@@ -248,7 +274,7 @@ class Links:
                 raise
 
     def _write(self, place: _Peer) -> None:
-        while place.end is not None and (buffers := place.link.gather(self._clock.now)):
+        while place.end is not None and (buffers := place.rail.gather(self._clock.now)):
             try:
                 count = place.end.sendmsg(buffers)
             except BlockingIOError:
@@ -261,7 +287,7 @@ class Links:
             for buffer in buffers:
                 place.sent.pass_by(buffer[:left])
                 left -= min(left, len(buffer))
-            place.link.wrote(count)
+            place.rail.wrote(count)
 
     # Connections
 
@@ -277,7 +303,7 @@ class Links:
         self._report("connection lost", self.rank, place.rank, why)
         place.end.close()
         place.end = None
-        place.link.detach()
+        place.rail.detach()
         useful = place.link.progress > place.progress
         place.redial.postpone(self._clock.now, useful=useful)
         place.trouble = why
@@ -297,7 +323,7 @@ class Links:
         self._visitors.remove(visitor)
         place = self._peer(peer)
         place.dialing = False
-        place.link.attach(received, self._clock.now)
+        place.rail.attach(received, self._clock.now)
         place.connections += 1
         place.progress = place.link.progress
         place.end = visitor.end
@@ -324,7 +350,7 @@ class Links:
     # The door
 
     def _dial(self, place: _Peer) -> None:
-        hello = Hello(self.rank, place.rank, EPOCH, place.link.received)
+        hello = Hello(self.rank, place.rank, EPOCH, 0, place.link.received)
         self._report("dialled", self.rank, place.rank)
         self._visitors.append(
             _Visitor(

@@ -9,14 +9,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from holdfast.collectives.communicator import Array, Op
-from holdfast.collectives.execution import Incoming, Outgoing, call_tag, execute
+from holdfast.collectives.execution import Outgoing, Place, Scratch, call_tag, execute
 from holdfast.collectives.link import LinkConfig
-from holdfast.collectives.schedule import chunk_bounds, ring_all_reduce
+from holdfast.collectives.plan import Await, plan
+from holdfast.collectives.schedule import chunk_bounds
+from holdfast.collectives.schedules.ring import ring_all_reduce
 from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost
 from holdfast.fabric.simulated.clock import Clock
 from holdfast.fabric.simulated.links import EPOCH, Dial, LinkFactory, Links
@@ -107,7 +110,6 @@ class SimulatedRank:
         self.links = Links(
             number, job.world_size, config, clock, dial, self.wake, self._report, link
         )
-        self._scratch = np.empty(job.segment, np.uint8)
         self._program = self._all_calls()
         self._wait: _Wait | None = None
         self._progress = 0
@@ -202,7 +204,14 @@ class SimulatedRank:
         """Yield what is to be waited for; None: just see whether the rank may go on."""
         job = self._job
         bounds = chunk_bounds(job.count, job.world_size)
-        plan = ring_all_reduce(job.world_size)
+        ring = plan(
+            ring_all_reduce(job.world_size),
+            self.number,
+            list(pairwise(bounds)),
+            itemsize=job.dtype.itemsize,
+            segment=job.segment,
+        )
+        scratch = Scratch(ring, job.dtype)
         for call in range(job.calls):
             x, out = job.contribution(call, self.number), np.empty(job.count, job.dtype)
             tag = call_tag("all_reduce", job.op, x)
@@ -211,24 +220,18 @@ class SimulatedRank:
             self._reached(self.number, call, "step")
             yield None
             began = self._clock.now
-            for each in execute(
-                plan,
-                self.number,
-                x,
-                out,
-                bounds,
-                op=job.op,
-                segment=job.segment,
-                scratch=self._scratch,
-            ):
-                if isinstance(each, Incoming):
-                    arrived = self.links.expect(each.peer, each.into, tag)
-                    if not arrived():
-                        yield _Wait(each.peer, "a message of", arrived)
-                elif isinstance(each, Outgoing):
+            for each in execute(ring, x, out, scratch, job.op):
+                if isinstance(each, Outgoing):
                     self.links.send(each.peer, each.data, tag)
+                elif isinstance(each, Place):
+                    self.links.post(each.peer, each.into, tag)
+                elif isinstance(each, Await):
+                    filled = partial(self.links.filled, each.peer)
+                    if not filled():
+                        yield _Wait(each.peer, "a message of", filled)
+                    self.links.taken(each.peer)
                 else:
-                    self._reached(self.number, call, each.name)
+                    self._reached(self.number, call, each.phase)
                     yield None
             whole = self._clock.now
             for peer in self.links.unflushed():

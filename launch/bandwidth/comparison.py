@@ -11,7 +11,8 @@ from typing import TypeVar
 from holdfast.errors import ProtocolError
 from holdfast.launch.bandwidth.controller import Message, RankGroup
 from holdfast.launch.bandwidth.figures import Result, Series
-from holdfast.launch.bandwidth.spec import AllReduceSpec
+from holdfast.launch.bandwidth.libraries import Library
+from holdfast.launch.bandwidth.spec import CollectiveSpec
 
 ROUND_SECONDS = 0.2
 FEWEST_ITERATIONS = 3
@@ -22,11 +23,15 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Entrant:
-    """Who measures what: the ranks of a library, and what one iteration is."""
+    """Who measures what: the ranks of a library, and what one iteration is.
+
+    What is not `checkable` has no result, and none that is wrong.
+    """
 
     name: str
     group: RankGroup
     work: Mapping[str, object]
+    checkable: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ def rotated(items: Sequence[_Item], by: int) -> list[_Item]:
 
 def run(entrant: Entrant, *, iters: int, warmup: int, check: bool) -> Round:
     """Let an entrant measure once."""
-    command = {**entrant.work, "iters": iters, "warmup": warmup, "check": check}
+    checked = check and entrant.checkable
+    command = {**entrant.work, "iters": iters, "warmup": warmup, "check": checked}
     answers = entrant.group.run(command)
     return Round(
         seconds=max(_number(answer, "seconds", entrant) for answer in answers),
@@ -97,22 +103,27 @@ def alternate(
     return measured
 
 
-def compare_all_reduce(
-    groups: Sequence[tuple[RankGroup, Sequence[bool]]],
-    spec: AllReduceSpec,
+def compare(
+    groups: Sequence[tuple[RankGroup, Library]],
+    spec: CollectiveSpec,
     watch: Callable[[Sequence[Result]], None],
 ) -> list[Result]:
-    """Measure all `groups`, each in its forms (values of in_place), at all sizes of `spec`.
+    """Measure all `groups`, each in its library's forms, at all sizes of `spec`.
 
     `watch` is given the results of each size as soon as they are there.
     """
     results: list[Result] = []
     for size in spec.sizes:
-        keys = [(group.name, in_place) for group, forms in groups for in_place in forms]
+        keys = [(lib.name, in_place) for _, lib in groups for in_place in lib.forms]
         entrants = [
-            Entrant(group.name, group, {"size": size, "in_place": in_place})
-            for group, forms in groups
-            for in_place in forms
+            Entrant(
+                library.name,
+                group,
+                {"collective": spec.collective, "size": size, "in_place": in_place},
+                library.checkable,
+            )
+            for group, library in groups
+            for in_place in library.forms
         ]
         measured = alternate(
             entrants,
@@ -125,14 +136,15 @@ def compare_all_reduce(
             key: Series(
                 size=size,
                 ranks=spec.ranks,
+                factor=spec.what.factor(spec.ranks),
                 seconds=tuple(each.seconds for each in rounds),
                 wrong=sum(each.wrong for each in rounds),
             )
             for key, rounds in zip(keys, measured, strict=True)
         }
         of_size = [
-            Result(group.name, series.get((group.name, False)), series.get((group.name, True)))
-            for group, _ in groups
+            Result(lib.name, series.get((lib.name, False)), series.get((lib.name, True)))
+            for _, lib in groups
         ]
         watch(of_size)
         results += of_size

@@ -1,9 +1,10 @@
 """The controller: starts the ranks of the measured libraries, commands them, and ends them.
 
-It listens on the loopback interface; each rank connects, says the secret that it found in its
-environment, and then waits for commands (`ranks/rank.py` has the other end). Everything waited for
-has a deadline; a rank that ends or keeps silent is an error that quotes what it last printed; and
-whatever happens, leaving the controller's `with` block ends every process that it started.
+It listens on a socket in a folder of its own, which is there in every network namespace; each rank
+connects, says the secret that it found in its environment, and then waits for commands
+(`ranks/rank.py` has the other end). Everything waited for has a deadline; a rank that ends or keeps
+silent is an error that quotes what it last printed; and whatever happens, leaving the controller's
+`with` block ends every process that it started.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from typing import Any, Self
 
 from holdfast.errors import DeadlineExceeded, LaunchError, ProtocolError, WorkerFailed
 from holdfast.launch.bandwidth.processes import (
+    Host,
     Process,
     Program,
     quoted,
@@ -33,7 +36,9 @@ from holdfast.launch.bandwidth.processes import (
     worker_failed,
 )
 
-HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
+MEETING_PORT = 29500
+"""Ranks on hosts that are not this one meet at this port, or one of the next."""
 LONGEST_MESSAGE = 1 << 20
 Message = dict[str, Any]
 
@@ -174,7 +179,19 @@ class Controller:
         self._start_deadline = start_deadline
         self._groups: list[RankGroup] = []
         self._secret = secrets.token_hex(32)
-        self._listener = socket.create_server((HOST, 0))
+        self._folder = tempfile.TemporaryDirectory(prefix="hf-bench-")
+        self._path = Path(self._folder.name) / "controller"
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.bind(str(self._path))
+            self._listener.listen()
+        except OSError as error:
+            self._listener.close()
+            self._folder.cleanup()
+            raise LaunchError(
+                f"no socket can be made at {self._path}: {error}; set TMPDIR to a folder with a "
+                "short path"
+            ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -192,6 +209,7 @@ class Controller:
     def close(self, *, grace: float = 10.0) -> None:
         """End all groups; a process that is there `grace` seconds after the hang-up is killed."""
         self._listener.close()
+        self._folder.cleanup()
         for group in self._groups:
             group.hang_up()
         expires = time.monotonic() + grace
@@ -200,59 +218,90 @@ class Controller:
                 stack.callback(_close_by, group, expires)
             self._groups = []
 
-    def start(self, program: Program, world_size: int) -> RankGroup:
-        """Start the ranks of `program` and return when all of them are connected to each other."""
+    def start(
+        self, program: Program, world_size: int, hosts: Sequence[Host] | None = None
+    ) -> RankGroup:
+        """Start the ranks of `program` and return when all of them are connected to each other.
+
+        With `hosts` rank r runs on the r-th; else all run here and meet on the loopback interface.
+        An mpiexec knows by itself where its ranks run.
+        """
         group = RankGroup(program.name, world_size, "", self._deadline)
         self._groups.append(group)
         try:
-            self._spawn(program, world_size, group._processes)
+            if program.mpiexec:
+                self._spawn_by_mpiexec(program, world_size, group._processes)
+            elif hosts is None:
+                self._spawn_here(program, world_size, group._processes)
+            else:
+                port = MEETING_PORT + len(self._groups)  # some libraries go on listening there
+                self._spawn_on(hosts, port, program, group._processes)
         except OSError as error:
             raise LaunchError(f"{program.name} cannot be started: {error}") from error
         self._await_ranks(group)
         return group
 
-    def _spawn(self, program: Program, world_size: int, processes: list[Process]) -> None:
-        rank_program = Path(__file__).with_name("ranks") / "rank.py"
-        # -P: the programs' folder must not hide modules that the library imports.
-        command = [str(program.python), "-P", str(rank_program), program.task, str(program.path)]
-        if program.mpiexec:
-            every = [*program.mpiexec, "-n", str(world_size), *command]
-            processes.append(self._process(every, dict(program.settings), None))
-            return
+    def _spawn_by_mpiexec(
+        self, program: Program, world_size: int, processes: list[Process]
+    ) -> None:
+        command = [*program.mpiexec, "-n", str(world_size), *_command(program)]
+        processes.append(self._process(program, command, {}, None))
+
+    def _spawn_here(self, program: Program, world_size: int, processes: list[Process]) -> None:
         token = secrets.token_hex(32)
-        with socket.create_server((HOST, 0), backlog=world_size) as rendezvous:
+        with socket.create_server((LOOPBACK, 0), backlog=world_size) as rendezvous:
             for rank in range(world_size):
-                settings = {
-                    **program.settings,
+                # Rank 0 inherits the socket: nobody can take the port in between.
+                inherited = [rendezvous.fileno()] if rank == 0 else []
+                place = {
                     "rank": rank,
                     "world_size": world_size,
-                    "master_addr": HOST,
+                    "address": LOOPBACK,
+                    "master_addr": LOOPBACK,
                     "master_port": rendezvous.getsockname()[1],
                     "listen_fd": rendezvous.fileno() if rank == 0 else None,
                     "token": token,
-                    "timeout": self._deadline,
                 }
-                inherited = [rendezvous.fileno()] if rank == 0 else []
-                processes.append(self._process(command, settings, rank, inherited))
+                command = _command(program)
+                processes.append(self._process(program, command, place, rank, inherited))
+
+    def _spawn_on(
+        self, hosts: Sequence[Host], port: int, program: Program, processes: list[Process]
+    ) -> None:
+        token = secrets.token_hex(32)
+        for rank, host in enumerate(hosts):
+            place = {
+                "rank": rank,
+                "world_size": len(hosts),
+                "address": host.address(),
+                "master_addr": hosts[0].address(),
+                "master_port": port,
+                "listen_fd": None,
+                "token": token,
+            }
+            command = host.wrap(_command(program))
+            processes.append(self._process(program, command, place, rank))
 
     def _process(
         self,
+        program: Program,
         command: Sequence[str],
-        settings: Mapping[str, object],
+        place: Mapping[str, object],
         rank: int | None,
         inherited: Sequence[int] = (),
     ) -> Process:
-        host, port = self._listener.getsockname()
+        settings = {**program.settings, **place, "timeout": self._deadline}
         environment = {
             **os.environ,
-            "HOLDFAST_BENCH_CONTROLLER": f"{host}:{port}",
+            "HOLDFAST_BENCH_CONTROLLER": str(self._path),
             "HOLDFAST_BENCH_SECRET": self._secret,
-            "HOLDFAST_BENCH_SETTINGS": json.dumps(dict(settings)),
+            "HOLDFAST_BENCH_SETTINGS": json.dumps(settings),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
             "PYTHONUNBUFFERED": "1",
+            **program.environment,
         }
         return spawn(command, environment, rank, inherited)
 
@@ -291,7 +340,6 @@ class Controller:
     def _admit(self, group: RankGroup) -> None:
         """Take one connection; hang up on whoever does not say the secret."""
         stream, _ = self._listener.accept()
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stream.settimeout(5.0)
         try:
             hello = _message(_first_line(stream), "a connecting process")
@@ -315,6 +363,12 @@ class Controller:
             stream.close()  # it has ended meanwhile, which its starter reports
             return
         group.version = str(hello["version"])
+
+
+def _command(program: Program) -> list[str]:
+    rank_program = Path(__file__).with_name("ranks") / "rank.py"
+    # -P: the programs' folder must not hide modules that the library imports.
+    return [str(program.python), "-P", str(rank_program), program.task, str(program.path)]
 
 
 def _close_by(group: RankGroup, expires: float) -> None:

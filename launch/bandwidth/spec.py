@@ -1,10 +1,11 @@
-"""What `holdfast bench all-reduce` is asked to measure: options, parsed, checked and frozen."""
+"""What `holdfast bench COLLECTIVE` is asked to measure: options, parsed, checked and frozen."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import UsageError
+from holdfast.launch.bandwidth.ranks.collectives import COLLECTIVES, Collective
 
 TRANSPORTS = ("shm", "tcp")
 PEERS = ("gloo", "openmpi", "mpich")
@@ -14,9 +15,13 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 @dataclass(frozen=True)
-class AllReduceSpec:
-    """A benchmark of all-reduce: `sizes` in bytes; `iters` 0 and `warmup` None are chosen."""
+class CollectiveSpec:
+    """A benchmark of a collective: `sizes` in bytes; `iters` 0 and `warmup` None are chosen.
 
+    With `limit`, plain sockets are measured beside TCP.
+    """
+
+    collective: str
     sizes: tuple[int, ...]
     ranks: int = 2
     transports: tuple[str, ...] = TRANSPORTS
@@ -25,11 +30,14 @@ class AllReduceSpec:
     iters: int = 0
     warmup: int | None = None
     check: bool = True
+    limit: bool = False
     min_busbw: float = 0.0
     json_file: Path | None = None
     plot_file: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.collective not in COLLECTIVES:
+            raise UsageError(f"{', '.join(COLLECTIVES)} are known, {self.collective!r} was given")
         if not 2 <= self.ranks <= MOST_RANKS:
             raise UsageError(f"--ranks: 2 to {MOST_RANKS} were expected, {self.ranks} was given")
         if not self.sizes:
@@ -40,6 +48,9 @@ class AllReduceSpec:
                     f"sizes are whole float32 elements: a positive multiple of 4 bytes was "
                     f"expected, {size} was given"
                 )
+        # Those that the arrays can have, each once.
+        sizes = dict.fromkeys(self.what.bytes_near(size, self.ranks) for size in self.sizes)
+        object.__setattr__(self, "sizes", tuple(sizes))
         _known("--transport", self.transports, TRANSPORTS)
         _known("--against", self.peers, PEERS)
         if not self.transports and not self.peers:
@@ -56,11 +67,25 @@ class AllReduceSpec:
             )
         if self.min_busbw and not self.transports:
             raise UsageError("--min-busbw is about Holdfast: give --transport with it")
-        for option, file in (("--json", self.json_file), ("--plot", self.plot_file)):
-            if file is not None and not file.absolute().parent.is_dir():
-                raise UsageError(f"{option}: the folder {file.absolute().parent} is not there")
-        if self.plot_file is not None and self.plot_file.suffix.lower() != ".png":
-            raise UsageError(f"--plot: a file named .png was expected, {self.plot_file} was given")
+        if self.limit and "tcp" not in self.transports:
+            raise UsageError("--limit is that of a wire: give --transport tcp with it")
+        if self.collective == "barrier" and (self.min_busbw or self.limit or self.plot_file):
+            raise UsageError("a barrier moves nothing: no --min-busbw, --limit or --plot of it")
+        check_files(self.json_file, self.plot_file)
+
+    @property
+    def what(self) -> Collective:
+        """The collective."""
+        return COLLECTIVES[self.collective]
+
+
+def check_files(json_file: Path | None, plot_file: Path | None) -> None:
+    """Raise UsageError for files that could not be written once all is measured."""
+    for option, file in (("--json", json_file), ("--plot", plot_file)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise UsageError(f"{option}: the folder {file.absolute().parent} is not there")
+    if plot_file is not None and plot_file.suffix.lower() != ".png":
+        raise UsageError(f"--plot: a file named .png was expected, {plot_file} was given")
 
 
 def _known(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:

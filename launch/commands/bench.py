@@ -1,33 +1,26 @@
 """`holdfast bench`: measure, beside the other libraries where they are installed."""
 
-import importlib.metadata
 import json
 import os
-import platform
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.errors import HoldfastError, MissingDependency
+from holdfast.launch.bandwidth.ranks.collectives import COLLECTIVES
 
 if TYPE_CHECKING:
     from holdfast.launch.bandwidth.figures import Result
     from holdfast.launch.bandwidth.libraries import Library
-    from holdfast.launch.bandwidth.spec import AllReduceSpec
+    from holdfast.launch.bandwidth.spec import CollectiveSpec
 
-app = typer.Typer(help="Measure bandwidth.", no_args_is_help=True)
-
-
-@app.callback()
-def bench() -> None:
-    """Measure bandwidth."""
+app = typer.Typer(help="Measure collectives, links and networks.", no_args_is_help=True)
 
 
-@app.command("all-reduce")
-def all_reduce(
+def collective(
+    context: typer.Context,
     min_bytes: Annotated[str, typer.Option("-b", "--min-bytes", help="smallest size")] = "64K",
     max_bytes: Annotated[
         str, typer.Option("-e", "--max-bytes", help="largest, always measured")
@@ -44,6 +37,9 @@ def all_reduce(
     check: Annotated[
         int, typer.Option("-c", "--check", min=0, max=1, help="count wrong values")
     ] = 1,
+    limit: Annotated[
+        bool, typer.Option("--limit", help="measure plain sockets too: the limit of TCP's wire")
+    ] = False,
     rounds: Annotated[int, typer.Option(help="each library measures once in each")] = 5,
     ranks: Annotated[int, typer.Option(help="processes on this host")] = 2,
     transport: Annotated[str, typer.Option(help="ours: shm, tcp, both, or none")] = "shm,tcp",
@@ -56,15 +52,12 @@ def all_reduce(
         float, typer.Option(help="GB/s: fail if the average of ours is below")
     ] = 0.0,
 ) -> None:
-    """Measure all-reduce as nccl-tests does: algbw is size / time, busbw is algbw * 2(n-1)/n.
-
-    Sizes take K, M and G (powers of two); GB are 10^9 bytes. Of ours and of each peer, every round
-    measures one after the other in a rotating order; figures are medians over the rounds of the
-    slowest rank's time per all-reduce.
-    """
+    """Measure the collective that this command is called after."""
     from holdfast.launch.bandwidth import spec as specs
 
-    spec = specs.AllReduceSpec(
+    assert context.command.name is not None
+    spec = specs.CollectiveSpec(
+        collective=context.command.name,
         sizes=specs.parse_sizes(sizes)
         if sizes
         else specs.size_sequence(
@@ -77,41 +70,201 @@ def all_reduce(
         iters=iters,
         warmup=warmup,
         check=bool(check),
+        limit=limit,
         min_busbw=min_busbw,
         json_file=json_file,
         plot_file=plot_file,
     )
-    peers_folder = os.environ.get("HOLDFAST_PEERS")
-    folders = [Path(peers_folder)] if peers_folder else []
-    run_all_reduce(spec, [*folders, Path(".peers")])
+    run_collective(spec, peer_folders())
 
 
-def run_all_reduce(spec: "AllReduceSpec", peer_folders: Sequence[Path]) -> None:
+for _name in COLLECTIVES:
+    app.command(
+        _name,
+        short_help=f"Measure {_name}, beside other libraries.",
+        help=f"Measure {_name} as nccl-tests does: algbw is size / time, busbw what the hardware "
+        "has to carry.\n\nSizes take K, M and G (powers of two); GB are 10^9 bytes. Of ours and of "
+        "each peer, every round measures one after the other in a rotating order; figures are "
+        "medians over the rounds of the slowest rank's time.",
+    )(collective)
+
+
+_Rounds = Annotated[int, typer.Option(help="figures are medians over these")]
+_Ranks = Annotated[int, typer.Option(help="processes on this host, unless ranks were started")]
+_Rails = Annotated[
+    int, typer.Option(help="connections for each interface (default: HOLDFAST_RAILS, or 1)")
+]
+_Interfaces = Annotated[
+    str,
+    typer.Option(help="interfaces or addresses, as eth0,eth1 (default: HOLDFAST_INTERFACES)"),
+]
+_Json = Annotated[Path | None, typer.Option("--json", help="write the results here")]
+_Plot = Annotated[Path | None, typer.Option("--plot", help="write a picture (.png) here")]
+_Size = Annotated[str, typer.Option(help="bytes per measurement, as 64M (default: chosen)")]
+
+
+@app.command()
+def link(
+    size: _Size = "0",
+    rounds: _Rounds = 5,
+    rails: _Rails = 0,
+    interfaces: _Interfaces = "",
+    json_file: _Json = None,
+    plot_file: _Plot = None,
+) -> None:
+    """Measure one TCP link between two ranks, each way and by rail, beside plain sockets.
+
+    Both ranks run on this host and use the loopback interface, unless they are started as workers
+    are: on two hosts, set RANK (0 and 1), WORLD_SIZE=2, MASTER_ADDR (an address of rank 0's host)
+    and the same HOLDFAST_TOKEN, and run this command on both.
+    """
+    from holdfast.launch.bandwidth import link as links
+    from holdfast.launch.bandwidth import plot
+    from holdfast.launch.bandwidth.spec import parse_names, parse_size
+    from holdfast.launch.bandwidth.together import seated
+
+    spec = links.LinkSpec(
+        size=parse_size(size),
+        rounds=rounds,
+        rails=rails,
+        interfaces=parse_names(interfaces),
+        json_file=json_file,
+        plot_file=plot_file,
+    )
+    with seated(2, os.environ) as seat:
+        figures = links.measure(seat, spec, _say)
+    if figures is not None:
+        _finish(links.table(figures), figures.as_json(), spec.json_file)
+        if spec.plot_file is not None:
+            plot.plot_link(figures, spec.plot_file)
+
+
+@app.command()
+def matrix(
+    ranks: _Ranks = 4,
+    size: _Size = "0",
+    rounds: _Rounds = 3,
+    parallel: Annotated[
+        bool, typer.Option("--parallel", help="measure pairs that share no rank at the same time")
+    ] = False,
+    rails: _Rails = 0,
+    interfaces: _Interfaces = "",
+    json_file: _Json = None,
+    plot_file: _Plot = None,
+) -> None:
+    """Measure the bandwidth of TCP from every rank to every other; a slow link stands out.
+
+    One pair after the other, each way by itself, unless --parallel. The ranks run on this host and
+    use the loopback interface, unless they are started as workers are (see `bench link --help`).
+    """
+    from holdfast.launch.bandwidth import matrix as matrices
+    from holdfast.launch.bandwidth import plot
+    from holdfast.launch.bandwidth.spec import parse_names, parse_size
+    from holdfast.launch.bandwidth.together import seated
+
+    spec = matrices.MatrixSpec(
+        size=parse_size(size),
+        rounds=rounds,
+        parallel=parallel,
+        rails=rails,
+        interfaces=parse_names(interfaces),
+        json_file=json_file,
+        plot_file=plot_file,
+    )
+    with seated(ranks, os.environ) as seat:
+        found = matrices.measure(seat, spec, _say)
+    if found is not None:
+        _finish(matrices.table(found), found.as_json(), spec.json_file)
+        if spec.plot_file is not None:
+            plot.plot_matrix(found, spec.plot_file)
+
+
+@app.command()
+def tune(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="write the model here, for HOLDFAST_MODEL")
+    ] = None,
+    ranks: _Ranks = 4,
+    transport: Annotated[str, typer.Option(help="one that runs schedules: tcp")] = "tcp",
+    sizes: Annotated[str, typer.Option(help="bytes")] = "4,4K,64K,1M,4M,16M",
+    algorithms: Annotated[str, typer.Option(help="by name (default: all)")] = "",
+    rounds: _Rounds = 3,
+    json_file: _Json = None,
+    plot_file: _Plot = None,
+) -> None:
+    """Measure all-reduce by every algorithm and fit the cost model by which `auto` chooses.
+
+    A job uses it when HOLDFAST_MODEL names the file. The ranks run on this host and use the
+    loopback interface, unless they are started as workers are (see `bench link --help`): tune
+    where the job will run.
+    """
+    from holdfast.collectives.cost import ALGORITHMS
+    from holdfast.launch.bandwidth import plot
+    from holdfast.launch.bandwidth import spec as specs
+    from holdfast.launch.bandwidth import tune as tuning
+    from holdfast.launch.bandwidth.together import seated
+
+    spec = tuning.TuneSpec(
+        sizes=specs.parse_sizes(sizes),
+        algorithms=specs.parse_names(algorithms) or ALGORITHMS,
+        transport=transport,
+        rounds=rounds,
+        model_file=output,
+        json_file=json_file,
+        plot_file=plot_file,
+    )
+    with seated(ranks, os.environ) as seat:
+        tuned = tuning.measure(seat, spec, _say)
+    if tuned is not None:
+        _finish(tuning.table(tuned), tuned.as_json(), spec.json_file)
+        if spec.plot_file is not None:
+            plot.plot_tuning(tuned, spec.plot_file)
+        if spec.model_file is not None:
+            spec.model_file.write_text(tuned.model.to_json())
+            _say(f"the model is in {spec.model_file}: set HOLDFAST_MODEL={spec.model_file}")
+
+
+def _finish(table: str, content: dict[str, object], json_file: Path | None) -> None:
+    from holdfast.launch.bandwidth.report import setting
+
+    typer.echo(table)
+    if json_file is not None:
+        _write_json({**setting({}), **content}, json_file)
+
+
+def peer_folders() -> list[Path]:
+    """Return where peers may be installed: HOLDFAST_PEERS, then `.peers` here."""
+    folder = os.environ.get("HOLDFAST_PEERS")
+    return [*([Path(folder)] if folder else []), Path(".peers")]
+
+
+def run_collective(spec: "CollectiveSpec", peer_folders: Sequence[Path]) -> None:
     """Measure, print the tables, write the files; raise `HoldfastError` if a gate is not passed."""
-    from holdfast.launch.bandwidth.comparison import compare_all_reduce
+    from holdfast.launch.bandwidth.comparison import compare
     from holdfast.launch.bandwidth.controller import Controller
     from holdfast.launch.bandwidth.report import progress_line
 
-    libraries = _libraries(spec, peer_folders)
     with Controller() as controller:
         groups = []
-        for library in libraries:
+        for library in _libraries(spec, peer_folders):
             _say(f"starting {spec.ranks} ranks of {library.name}")
-            groups.append((controller.start(library.program, spec.ranks), library.forms))
-        results = compare_all_reduce(groups, spec, lambda of_size: _say(progress_line(of_size)))
-        versions = {group.name: group.version for group, _ in groups}
+            groups.append((controller.start(library.program, spec.ranks), library))
+        results = compare(groups, spec, lambda of_size: _say(progress_line(of_size)))
+        versions = {group.name: group.version for group, library in groups if library.checkable}
     _write(spec, results, versions)
     _gate(spec, results)
 
 
-def _libraries(spec: "AllReduceSpec", peer_folders: Sequence[Path]) -> "list[Library]":
-    from holdfast.launch.bandwidth.libraries import ours, peer
+def _libraries(spec: "CollectiveSpec", peer_folders: Sequence[Path]) -> "list[Library]":
+    from holdfast.launch.bandwidth.libraries import ours, peer, raw
 
     max_size = max(spec.sizes)
-    found = [ours(transport, max_size) for transport in spec.transports]
+    found = [ours(transport, spec.collective, max_size) for transport in spec.transports]
+    if spec.limit:
+        found.append(raw())
     for name in spec.peers:
         try:
-            found.append(peer(name, max_size, peer_folders))
+            found.append(peer(name, spec.collective, max_size, peer_folders))
         except MissingDependency as error:
             _say(f"{error}\nGoing on without {name}.")
     if not found:
@@ -119,44 +272,45 @@ def _libraries(spec: "AllReduceSpec", peer_folders: Sequence[Path]) -> "list[Lib
     return found
 
 
-def _write(spec: "AllReduceSpec", results: "list[Result]", versions: dict[str, str]) -> None:
+def _write(spec: "CollectiveSpec", results: "list[Result]", versions: dict[str, str]) -> None:
     from holdfast.launch.bandwidth import figures, report
+    from holdfast.launch.bandwidth.libraries import LIMIT
 
     measured = figures.libraries(results)
     ours = [name for name in measured if name.startswith("holdfast-")]
-    peers = [name for name in measured if name not in ours]
-    blocks = [report.table(results, name, checked=spec.check) for name in measured]
-    if peers:
-        blocks += [report.ratio_table(results, name, peers) for name in ours]
+    blocks = [report.table(results, spec.what, name, checked=spec.check) for name in measured]
+    for name in ours:
+        # Shared memory has no wire.
+        peers = [
+            other
+            for other in measured
+            if other not in ours and (other != LIMIT or name == "holdfast-tcp")
+        ]
+        if peers:
+            blocks.append(report.ratio_table(results, name, peers))
     typer.echo("\n\n".join(blocks))
     if spec.json_file is not None:
-        here = {
-            "holdfast": importlib.metadata.version("holdfast"),
-            "python": platform.python_version(),
-            **versions,
-        }
-        content = report.as_json(
-            results,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=here,
-            cpus=len(os.sched_getaffinity(0)),
-        )
-        spec.json_file.write_text(json.dumps(content, indent=1) + "\n")
-        _say(f"results are in {spec.json_file}")
+        _write_json(report.as_json(results, spec.collective, versions), spec.json_file)
     if spec.plot_file is not None:
         from holdfast.launch.bandwidth.plot import plot_busbw
 
-        plot_busbw(results, spec.plot_file)
+        plot_busbw(results, spec.collective, spec.plot_file)
         _say(f"the plot is in {spec.plot_file}")
 
 
-def _gate(spec: "AllReduceSpec", results: "list[Result]") -> None:
+def _write_json(content: dict[str, object], file: Path) -> None:
+    file.write_text(json.dumps(content, indent=1) + "\n")
+    _say(f"results are in {file}")
+
+
+def _gate(spec: "CollectiveSpec", results: "list[Result]") -> None:
     from holdfast.launch.bandwidth.figures import average_busbw
 
     wrong = {result.library: result.wrong for result in results if result.wrong}
     if wrong:
         raise HoldfastError(
-            f"wrong sums: elements of the exact sum were expected, wrong ones per library: {wrong}"
+            f"wrong values: what the ranks' inputs give was expected, wrong ones per library: "
+            f"{wrong}"
         )
     for transport in spec.transports:
         average = average_busbw(results, f"holdfast-{transport}")

@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from holdfast.launch.mpiexec import find_mpiexec
 from holdfast.launch.plan import describe_plan
 from holdfast.launch.spec import (
+    MPI_TRANSPORTS,
     DeviceName,
     LaunchSpec,
     TransportName,
@@ -38,8 +40,16 @@ def launch(
         ),
     ] = None,
     transport: Annotated[
-        TransportName, typer.Option(help="auto: shm on one node, tcp beyond")
+        TransportName,
+        typer.Option(help="auto: shm on one node, tcp beyond; mpi and mpi-p2p need mpiexec"),
     ] = "auto",
+    interfaces: Annotated[
+        str,
+        typer.Option(
+            help="network interfaces or addresses of every node, as eth0,eth1: a rail over each",
+            envvar="HOLDFAST_INTERFACES",
+        ),
+    ] = "",
     device: Annotated[
         DeviceName, typer.Option(help="auto: cuda if CuPy is there and a GPU for each worker")
     ] = "auto",
@@ -75,6 +85,7 @@ def launch(
         nnodes=nnodes,
         address=address or None,
         transport=transport,
+        interfaces=interfaces,
         device=device,
         seed=seed,
         run_dir=folder,
@@ -85,6 +96,8 @@ def launch(
     )
     check_cluster(spec)
     check_files(spec)
+    if spec.transport in MPI_TRANSPORTS and spec.address is None:
+        find_mpiexec(sys.executable, os.environ.get("PATH", ""))
     if spec.dry_run:
         print(describe_plan(spec, os.environ, cores=len(os.sched_getaffinity(0))))
         return

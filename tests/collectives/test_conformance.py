@@ -1,206 +1,165 @@
-"""What every communicator must do, whatever carries it."""
+"""Every communicator is run through the bodies of `conformance.py`; what only some promise is here.
 
+A group is a row of `GROUPS`: what carries it, how many ranks, and with which settings. Those of MPI
+are in `test_mpi.py`, in other interpreters.
+"""
+
+import importlib.util
 import threading
+import tracemalloc
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.collectives.communicator import COMBINE
-from holdfast.collectives.schedule import chunk_bounds, ring_reduction_order
+from holdfast.collectives.communicator import sum_type
+from holdfast.collectives.cost import ALGORITHMS, CostModel
+from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.scheduled import ScheduledCommunicator
 from holdfast.errors import CollectiveMismatch, CommunicationError, UsageError
 
-GROUPS = [("auto", 1)] + [(name, n) for name in ("shm", "tcp") for n in (2, 3, 4)]
-pytestmark = [
-    pytest.mark.local,
-    pytest.mark.parametrize(("transport", "size"), GROUPS, ids=[f"{t}-{n}" for t, n in GROUPS]),
+
+def sibling(name):
+    """Import a module beside this one, once."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+conformance, memory_wire = sibling("conformance"), sibling("memory_wire")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row of the matrix; `link` are settings of the links that differ from the tests' own."""
+
+    transport: str
+    size: int
+    algorithm: str = "auto"
+    link: Mapping[str, Any] = field(default_factory=dict)
+    late: bool = False
+
+    def __str__(self):
+        more = (f"{key}={value}" for key, value in self.link.items())
+        late = "late" if self.late else ""
+        return "-".join(filter(None, (self.transport, str(self.size), self.algorithm, *more, late)))
+
+    @property
+    def in_ring_order(self):
+        """Whether it promises to add in the ring's order."""
+        return self.algorithm in ("auto", "ring", "direct", "exchange")
+
+    def run(self, ranks, body, timeout=20.0):
+        """Run a body on every rank and return what it returns on each."""
+        if self.transport == "memory":
+            return self._in_memory(ranks, body, timeout)
+        ranks.timeout, ranks.link = timeout, replace(ranks.link, **self.link)
+        return ranks(self.size, self.transport, body, algorithm=self.algorithm)
+
+    def _in_memory(self, ranks, body, timeout):
+        wires = memory_wire.Wires(self.size)
+
+        def member(rank):
+            comm = ScheduledCommunicator(
+                wires.transport(rank, late=self.late, timeout=timeout),
+                "memory",
+                segment=8 << 10,
+                algorithm=self.algorithm,
+            )
+            try:
+                return body(comm)
+            finally:
+                comm.close()
+
+        return ranks.threads(self.size, member)
+
+
+# Each is run through every body.
+GROUPS = [
+    Group("auto", 1),
+    *(Group(transport, size) for transport in ("shm", "tcp") for size in (2, 3, 4)),
+    *(Group("memory", size, late=True) for size in (2, 5)),
 ]
-COUNTS = [0, 1, 15, 16, 17, 1000, 4099, 300_001]
-DTYPES = [np.float32, np.float64, np.int32, np.int64, np.float16]
+# These are run through all of them in one go.
+VARIANTS = [
+    *(Group("tcp", 3, link=link) for link in ({"rails": 3}, {"checksum": "none"})),
+    Group("tcp", 2, link={"checksum": "crc32c", "rails": 2}),
+    *(Group("tcp", 3, name) for name in ALGORITHMS),
+    Group("tcp", 4, "halving-doubling"),
+    Group("tcp", 4, "two-level:2"),
+    *(Group("memory", 6, name, late=True) for name in (*ALGORITHMS, "two-level:3")),
+]
+group = pytest.mark.parametrize("group", GROUPS, ids=str)
+peers = pytest.mark.parametrize("group", [each for each in GROUPS if each.size > 1], ids=str)
+pytestmark = pytest.mark.local
 
 
-def contribution(rank, count, dtype):
-    rng = np.random.default_rng([rank, count])
-    return (rng.normal(size=count) * 10).astype(dtype)
+@group
+@pytest.mark.parametrize("body", conformance.BODIES)
+def test_what_every_communicator_does(ranks, group, body):
+    group.run(ranks, conformance.BODIES[body])
 
 
-def reference(inputs, op):
-    """The naive all-reduce: each chunk in its ring's order, in the array's own dtype."""
-    size, count = len(inputs), inputs[0].size
-    out = np.empty_like(inputs[0])
-    bounds = chunk_bounds(count, size)
-    for chunk in range(size):
-        part = slice(bounds[chunk], bounds[chunk + 1])
-        first, *others = ring_reduction_order(size, chunk)
-        total = inputs[first][part].copy()
-        for rank in others:
-            total = COMBINE[op](total, inputs[rank][part])
-        out[part] = total * out.dtype.type(1 / size) if op == "mean" else total
-    return out
+@group
+def test_the_bits_are_those_of_the_ring(ranks, group):
+    group.run(ranks, conformance.the_ring_s_bits)
 
 
-@pytest.mark.parametrize("allocated", [False, True], ids=["private", "allocated"])
-def test_all_reduce_gives_the_same_bits_on_every_transport(ranks, transport, size, allocated):
+@pytest.mark.parametrize("group", VARIANTS, ids=str)
+def test_the_same_however_it_is_carried(ranks, group):
     def body(comm):
-        for dtype in DTYPES:
-            for count in COUNTS:
-                for op in ("sum", "max", "mean") if np.dtype(dtype).kind == "f" else ("sum", "min"):
-                    inputs = [contribution(r, count, dtype) for r in range(size)]
-                    x = comm.allocate(count, dtype) if allocated else np.empty(count, dtype)
-                    out = comm.allocate(count, dtype, common=True) if allocated else None
-                    x[:] = inputs[comm.rank]
-                    result = comm.all_reduce(x, op, out)
-                    expected = reference(inputs, op)
-                    assert result.tobytes() == expected.tobytes(), (dtype, count, op)
-                    if out is not None:
-                        assert x.tobytes() == inputs[comm.rank].tobytes(), "the input was touched"
-                    comm.barrier()
+        for each in conformance.BODIES.values():
+            each(comm)
+        if group.in_ring_order:
+            conformance.the_ring_s_bits(comm)
 
-    ranks(size, transport, body)
+    group.run(ranks, body)
 
 
-def test_repeated_and_alternating_all_reduces(ranks, transport, size):
-    """One rank is never so far ahead that it overwrites what another still reads."""
-
-    def body(comm):
-        x = comm.allocate(50_000, np.float32)
-        out = comm.allocate(50_000, np.float32, common=True)
-        small = np.empty(7, np.float32)
-        for turn in range(60):
-            x[:] = turn + comm.rank
-            comm.all_reduce(x, out=out)
-            assert (out == size * turn + sum(range(size))).all()
-            small[:] = turn * comm.rank
-            comm.all_reduce(small)
-            assert (small == turn * sum(range(size))).all()
-            comm.all_reduce(x)
-            assert (x == size * turn + sum(range(size))).all()
-
-    ranks(size, transport, body)
-
-
-def test_no_rank_sees_a_common_result_before_it_is_final(ranks, transport, size):
+@peers
+def test_no_rank_sees_a_common_result_before_it_is_final(ranks, group):
     def body(comm):
         x = comm.allocate(4000, np.float32)
         out = comm.allocate(4000, np.float32, common=True)
         x[:] = 1 + comm.rank
-        for _ in range(400):
+        for _ in range(200):
             comm.all_reduce(x, "mean", out)
-            assert (out == np.float32((size + 1) / 2)).all()
+            assert (out == np.float32((group.size + 1) / 2)).all()
 
-    ranks(size, transport, body)
-
-
-def test_any_shape_and_layout(ranks, transport, size):
-    def body(comm):
-        whole = np.arange(2 * 120_000, dtype=np.float64).reshape(300, 400, 2)
-        for view in (whole[:, :, 0], whole[::2, 5:300:3].transpose(2, 0, 1), whole[0, :7]):
-            x = view * (comm.rank + 1)
-            backing = np.zeros((2, *x.shape))
-            target = backing[1]
-            expected = view * sum(range(1, size + 1))
-            np.testing.assert_array_equal(comm.all_reduce(x, out=target), expected)
-            assert not backing[0].any()
-            strided = np.asfortranarray(x)
-            comm.all_reduce(strided)
-            np.testing.assert_array_equal(strided, expected)
-
-    ranks(size, transport, body)
+    group.run(ranks, body)
 
 
-def test_reduce_scatter_all_gather_broadcast(ranks, transport, size):
-    def body(comm):
-        for count in (0, 5, 1000, 700_000):
-            inputs = [contribution(r, count, np.float32) for r in range(size)]
-            bounds = chunk_bounds(count, size)
-            mine = comm.reduce_scatter(inputs[comm.rank])
-            expected = reference(inputs, "sum")[bounds[comm.rank] : bounds[comm.rank + 1]]
-            assert mine.tobytes() == expected.tobytes()
-            np.testing.assert_array_equal(comm.all_gather(inputs[comm.rank]), np.stack(inputs))
-            for root in range(size):
-                x = inputs[comm.rank].copy()
-                assert comm.broadcast(x, root) is x
-                np.testing.assert_array_equal(x, inputs[root])
-
-    ranks(size, transport, body)
-
-
-def test_work_is_carried_out_in_order_and_waited_for_in_any(ranks, transport, size):
-    def body(comm):
-        arrays = [np.full(20_000, float(i + comm.rank), np.float32) for i in range(12)]
-        works = [comm.all_reduce(a, async_op=True) for a in arrays[:10]]
-        comm.all_reduce(arrays[10])
-        assert all(work.done() for work in works)
-        works.append(comm.all_reduce(arrays[11], async_op=True))
-        for work in reversed(works):
-            work.wait(20.0)
-        for i, array in enumerate(arrays):
-            assert (array == size * i + sum(range(size))).all()
-
-    ranks(size, transport, body)
-
-
-def test_bad_calls_are_refused_before_anything_moves(ranks, transport, size):
-    def body(comm):
-        x = np.zeros(4, np.float32)
-        with pytest.raises(UsageError, match="operation of sum"):
-            comm.all_reduce(x, "median")
-        with pytest.raises(UsageError, match="numbers"):
-            comm.all_reduce(np.array(["a"]))
-        with pytest.raises(UsageError, match="shape and dtype"):
-            comm.all_reduce(x, out=np.zeros(5, np.float32))
-        with pytest.raises(UsageError, match="mean of int"):
-            comm.all_reduce(np.zeros(4, np.int64), "mean")
-        fixed = np.zeros(4, np.float32)
-        fixed.flags.writeable = False
-        for _ in (1, 2):
-            with pytest.raises(UsageError, match="read-only"):
-                comm.all_reduce(fixed)
-            assert comm.all_reduce(fixed, out=x) is x
-        wide = comm.allocate(30_000, np.float32)
-        with pytest.raises(UsageError, match="overlaps"):
-            comm.all_reduce(wide[:20_000], out=wide[10_000:])
-        assert comm.all_reduce(wide[:20], out=wide[:20]).size == 20
-        for root in (-1, size):
-            with pytest.raises(UsageError, match="root from 0 to"):
-                comm.broadcast(x, root)
-        if comm.rank:
-            with pytest.raises(UsageError, match="overwrite a read-only"):
-                comm.broadcast(fixed)
-        comm.barrier()
-
-    ranks(size, transport, body)
-
-
-def test_ranks_that_disagree_are_told(ranks, transport, size):
-    if size == 1:
-        return
-
+@peers
+def test_ranks_that_disagree_are_told(ranks, group):
     def body(comm):
         x = np.zeros(1000 + 100 * comm.rank, np.float32)
         with pytest.raises(CommunicationError):
             comm.all_reduce(x)
         return True
 
-    ranks.timeout = 2.0
     try:
-        assert all(ranks(size, transport, body))
+        assert all(group.run(ranks, body, timeout=2.0))
     except CollectiveMismatch:
         pytest.fail("the error came outside of the call")
 
 
-@pytest.mark.parametrize("differing", ["operation", "dtype", "root"])
-def test_ranks_that_call_different_things_are_told(ranks, transport, size, differing):
-    if size == 1:
-        return
-
+@peers
+@pytest.mark.parametrize("differing", ["operation", "dtype", "root", "call"])
+def test_ranks_that_call_different_things_are_told(ranks, group, differing):
     def body(comm):
         x = np.ones(8, np.float32 if differing != "dtype" or comm.rank else np.int32)
 
         def call():
             if differing == "root":
                 comm.broadcast(x, min(comm.rank, 1))
+            elif differing == "call" and comm.rank:
+                comm.all_gather(x)
             else:
                 comm.all_reduce(x, "max" if differing == "operation" and comm.rank else "sum")
             comm.barrier()
@@ -209,14 +168,11 @@ def test_ranks_that_call_different_things_are_told(ranks, transport, size, diffe
             call()
         return raised.type
 
-    ranks.timeout = 2.0
-    assert CollectiveMismatch in ranks(size, transport, body)
+    assert CollectiveMismatch in group.run(ranks, body, timeout=2.0)
 
 
-def test_closing_does_not_wait_for_work_that_cannot_end(ranks, transport, size):
-    if size == 1:
-        return
-
+@peers
+def test_closing_does_not_wait_for_work_that_cannot_end(ranks, group):
     def body(comm):
         if comm.rank == 0:
             work = comm.all_reduce(np.ones(100_000, np.float32), async_op=True)
@@ -225,36 +181,103 @@ def test_closing_does_not_wait_for_work_that_cannot_end(ranks, transport, size):
                 work.wait()
         done.wait(60) if comm.rank else done.set()
 
-    ranks.timeout = 300.0
     done = threading.Event()
-    ranks(size, transport, body)
+    group.run(ranks, body, timeout=300.0)
 
 
-def test_a_closed_communicator_says_so(ranks, transport, size):
+@group
+def test_a_closed_communicator_says_so(ranks, group):
     def body(comm):
         comm.barrier()
         comm.close()
         comm.close()
-        if size > 1:
+        if group.size > 1:
             with pytest.raises(CommunicationError, match="closed"):
                 comm.all_reduce(np.zeros(3, np.float32))
 
-    ranks(size, transport, body)
+    group.run(ranks, body)
 
 
+@pytest.mark.parametrize("group", [each for each in GROUPS if each.size == 3], ids=str)
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(counts=st.lists(st.integers(0, 70_000), min_size=1, max_size=6), seed=st.integers(0, 2**32))
-def test_any_sequence_of_sizes(ranks, transport, size, counts, seed):
-    def body(comm):
-        for number, count in enumerate(counts):
-            inputs = [
-                np.random.default_rng([seed, number, r]).normal(size=count).astype(np.float32)
-                for r in range(size)
-            ]
-            x = inputs[comm.rank].copy()
-            comm.all_reduce(x)
-            assert x.tobytes() == reference(inputs, "sum").tobytes()
+@given(counts=st.lists(st.integers(0, 70_000), min_size=1, max_size=6))
+def test_any_sequence_of_sizes(ranks, group, counts):
+    rough, dtype = conformance.rough, np.dtype(np.float32)
 
-    ranks(size, transport, body)
+    def body(comm):
+        for count in counts:
+            x = rough.__wrapped__(comm.rank, count, dtype).copy()
+            expected = conformance.reference.__wrapped__(rough, group.size, count, dtype, "sum")
+            assert comm.all_reduce(x).tobytes() == expected.tobytes()
+
+    group.run(ranks, body)
+
+
+# What schedules over a transport promise besides
+
+
+def test_an_all_reduce_takes_little_memory_beyond_its_arrays(ranks):
+    def body(comm):
+        x, out = np.ones(8 << 20, np.float32), np.zeros(8 << 20, np.float32)
+        comm.all_reduce(x, out=out)
+        comm.barrier()
+        if comm.rank == 0:
+            tracemalloc.start()
+        comm.barrier()
+        comm._plans.clear()
+        comm._memory = np.empty(0, np.uint8)
+        comm.all_reduce(x, out=out)
+        comm.barrier()
+        return tracemalloc.get_traced_memory()[1] if comm.rank == 0 else 0
+
+    ranks.link = LinkConfig()
+    try:
+        (peak, _) = ranks(2, "tcp", body)
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * (8 << 20), "of both ranks"
+
+
+def test_sixteen_bit_floats_are_rounded_once(ranks):
+    def body(comm):
+        for dtype in (np.float16, conformance.bfloat16):
+            x = np.full(5000, 0.1, dtype)
+            total = np.full(5000, np.float32(x[0]))
+            for _ in range(4):
+                total += np.float32(x[0])
+            assert sum_type(dtype) == np.float32
+            assert (comm.all_reduce(x) == total.astype(dtype)).all()
+
+    for name in ("auto", "ring", "double-tree"):
+        Group("memory", 5, name).run(ranks, body)
+
+
+@pytest.mark.parametrize(
+    ("model", "messages"),
+    [(CostModel(1.0, 0.0, 0.0), 6), (CostModel(0.0, 1.0, 0.0), 4)],
+    ids=["exchange", "ring"],
+)
+def test_auto_goes_by_the_model(ranks, model, messages):
+    """Where messages cost all, each chunk goes to both peers at once; where bytes do, by a ring."""
+    wires = memory_wire.Wires(3)
+
+    def member(rank):
+        transport, sizes = wires.transport(rank), []
+        send = transport.send
+        transport.send = lambda peer, data, tag: (sizes.append(len(data)), send(peer, data, tag))
+        comm = ScheduledCommunicator(transport, "memory", segment=1 << 20, model=model)
+        comm.all_reduce(np.ones(4800, np.float32))
+        comm.close()
+        return sizes
+
+    assert ranks.threads(3, member) == [[6400] * messages] * 3
+
+
+@pytest.mark.parametrize("name", ["rings", "two-level", "two-level:2", "two-level:x"])
+def test_an_algorithm_that_there_isn_t_is_refused(name):
+    with pytest.raises(UsageError, match="two-level:RANKS"):
+        ScheduledCommunicator(
+            memory_wire.Wires(3).transport(0), "memory", segment=1024, algorithm=name
+        )

@@ -111,14 +111,14 @@ def test_tokens_are_not_shown():
 def test_a_handshake_binds_every_field_both_nonces_and_the_purpose():
     def shake(purpose=b"link", alter=None, token=TOKEN):
         acceptor = handshake.Acceptor(TOKEN, b"link")
-        dialer = handshake.Dialer(token, purpose, handshake.Hello(3, 1, 5, 42))
+        dialer = handshake.Dialer(token, purpose, handshake.Hello(3, 1, 5, 2, 42))
         hello = bytearray(dialer.answer(acceptor.challenge()))
         if alter is not None:
             hello[alter] ^= 1
         found = acceptor.check(bytes(hello))
         return found, dialer.admitted(acceptor.welcome(17))
 
-    assert shake() == (handshake.Hello(3, 1, 5, 42), 17)
+    assert shake() == (handshake.Hello(3, 1, 5, 2, 42), 17)
     for place in range(handshake.HELLO_SIZE):
         with pytest.raises(AuthenticationError):
             shake(alter=place)
@@ -130,13 +130,13 @@ def test_a_handshake_binds_every_field_both_nonces_and_the_purpose():
 
 def test_a_recorded_handshake_is_of_no_use():
     first = handshake.Acceptor(TOKEN, b"link")
-    dialer = handshake.Dialer(TOKEN, b"link", handshake.Hello(1, 0, 0, 0))
+    dialer = handshake.Dialer(TOKEN, b"link", handshake.Hello(1, 0, 0, 0, 0))
     hello = dialer.answer(first.challenge())
     first.check(hello)
     welcome = first.welcome(0)
     with pytest.raises(AuthenticationError):
         handshake.Acceptor(TOKEN, b"link").check(hello)
-    again = handshake.Dialer(TOKEN, b"link", handshake.Hello(1, 0, 0, 0))
+    again = handshake.Dialer(TOKEN, b"link", handshake.Hello(1, 0, 0, 0, 0))
     again.answer(first.challenge())
     with pytest.raises(AuthenticationError):
         again.admitted(welcome)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from holdfast.collectives import handshake
-from holdfast.collectives.link import HEADER, LinkConfig
+from holdfast.collectives.frame import HEADER_SIZE
+from holdfast.collectives.link import LinkConfig
 from holdfast.collectives.scheduled import ScheduledCommunicator
 from holdfast.collectives.tcp import TcpTransport
 from holdfast.errors import CommunicationError, DeadlineExceeded
@@ -33,12 +34,12 @@ PHASES = ["connect", "header", "mid-chunk", "between", "last-chunk"]
 def place(phase, direction, rng):
     """Return after how many bytes of the first connection the cut falls."""
     shake = SHAKE[direction]
-    framed = CHUNK + SEGMENTS * HEADER.size
+    framed = CHUNK + SEGMENTS * HEADER_SIZE
     return {
         "connect": lambda: rng.randrange(shake),
-        "header": lambda: shake + rng.randrange(1, HEADER.size),
-        "mid-chunk": lambda: shake + HEADER.size + rng.randrange(1, framed - 2 * HEADER.size),
-        "between": lambda: shake + framed + rng.randrange(HEADER.size),
+        "header": lambda: shake + rng.randrange(1, HEADER_SIZE),
+        "mid-chunk": lambda: shake + HEADER_SIZE + rng.randrange(1, framed - 2 * HEADER_SIZE),
+        "between": lambda: shake + framed + rng.randrange(HEADER_SIZE),
         "last-chunk": lambda: shake + 2 * framed - rng.randrange(1, LINK.segment),
     }[phase]()
 
@@ -68,7 +69,14 @@ def group(stack, size, relays, token=None, link=LINK, timeout=15.0):
                 relay = stack.enter_context(CutRelay(direct[listener], cuts))
                 made[(dialer, listener)] = relay
                 addresses[listener] = relay.address
-        wire = TcpTransport(rank, listeners[rank], addresses, token, timeout=timeout, config=link)
+        wire = TcpTransport(
+            rank,
+            [listeners[rank]],
+            [[address] for address in addresses],
+            token,
+            timeout=timeout,
+            config=link,
+        )
         members.append(ScheduledCommunicator(wire, "tcp", segment=link.segment))
     return members, made
 
@@ -151,8 +159,8 @@ def test_many_cuts_on_every_link_of_a_ring_of_three(ranks, seed):
 def test_idle_links_are_kept_and_mended(ranks):
     """A connection cut between two collectives is back before the next."""
     with contextlib.ExitStack() as stack:
-        framed = 2 * (CHUNK + SEGMENTS * HEADER.size) + SHAKE["up"]
-        members, made = group(stack, 2, {(1, 0): (Cut(0, "up", framed + HEADER.size, "reset"),)})
+        framed = 2 * (CHUNK + SEGMENTS * HEADER_SIZE) + SHAKE["up"]
+        members, made = group(stack, 2, {(1, 0): (Cut(0, "up", framed + HEADER_SIZE, "reset"),)})
         relay = made[(1, 0)]
         cut = threading.Event()
 
@@ -177,7 +185,7 @@ def test_a_rank_that_leaves_first_lets_the_other_have_what_it_sent_last(ranks, s
     """The connection is cut within a barrier's messages, and both close right after it."""
     rng = random.Random(seed)
     direction = rng.choice(["up", "down"])
-    cut = Cut(0, direction, SHAKE[direction] + rng.randrange(2 * HEADER.size), "reset")
+    cut = Cut(0, direction, SHAKE[direction] + rng.randrange(2 * HEADER_SIZE), "reset")
     print("seed", seed, cut)
     with nothing_left(), contextlib.ExitStack() as stack:
         members, _ = group(stack, 2, {(1, 0): (cut,)})
@@ -223,7 +231,7 @@ def strangers(address):
     with socket.create_connection(address) as noisy:
         noisy.sendall(os.urandom(4096))
         yield noisy
-    dialer = handshake.Dialer(b"another job's token" * 2, b"link", handshake.Hello(1, 0, 0, 0))
+    dialer = handshake.Dialer(b"another job's token" * 2, b"link", handshake.Hello(1, 0, 0, 0, 0))
     for _ in range(50):  # on a busy machine the door may have lost its patience meanwhile
         with socket.create_connection(address) as thief, contextlib.suppress(ConnectionError):
             challenge = thief.recv(handshake.CHALLENGE_SIZE)
@@ -240,7 +248,7 @@ def strangers(address):
 def test_strangers_are_refused_and_the_job_is_unharmed(ranks):
     with nothing_left(), contextlib.ExitStack() as stack:
         members, _ = group(stack, 2, {})
-        address = members[0]._wire._door._listener.getsockname()[:2]
+        address = next(iter(members[0]._wire._door._listeners.values())).getsockname()[:2]
         done = threading.Event()
 
         def body(rank):

@@ -40,6 +40,13 @@ def test_a_waiter_takes_over_what_the_thread_has_not_begun(queue):
     assert second.done()
 
 
+def test_work_gives_the_result_of_its_call(queue):
+    works = [queue.submit(lambda i=i: [i]) for i in range(3)]
+    assert [work.wait(20.0) for work in works] == [[0], [1], [2]]
+    assert works[0].wait() is works[0].wait()
+    assert queue.run(lambda: "now") == "now"
+
+
 def test_an_error_belongs_to_its_work_and_a_broken_group_refuses_what_follows(queue):
     def lose():
         raise PeerLost("rank 3 has ended")

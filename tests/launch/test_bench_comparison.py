@@ -1,29 +1,24 @@
-"""The order of measurements, how many iterations are chosen, and what counts as wrong."""
+"""The order of measurements, and how many iterations are chosen."""
 
+import sys
+from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 
 from holdfast.errors import ProtocolError
 from holdfast.launch.bandwidth.comparison import (
     Entrant,
     alternate,
-    compare_all_reduce,
+    compare,
     iterations_for,
     rotated,
     run,
 )
 from holdfast.launch.bandwidth.controller import RankGroup
-from holdfast.launch.bandwidth.ranks.rank import (
-    AllReduce,
-    Array,
-    Channel,
-    count_wrong,
-    fill,
-    measure,
-)
-from holdfast.launch.bandwidth.spec import AllReduceSpec
+from holdfast.launch.bandwidth.libraries import Library
+from holdfast.launch.bandwidth.processes import Program
+from holdfast.launch.bandwidth.spec import CollectiveSpec
 
 
 class FakeGroup:
@@ -88,15 +83,20 @@ def test_an_answer_without_a_time_is_refused():
         run(broken, iters=1, warmup=0, check=False)
 
 
+def library(name, forms, checkable=True):
+    program = Program(name, Path(sys.executable), "collective", Path("program.py"))
+    return Library(name, program, forms, checkable)
+
+
 def test_all_sizes_and_forms_become_results():
     log: list[Any] = []
     seen: list[Any] = []
-    results = compare_all_reduce(
+    results = compare(
         [
-            (fake("holdfast-shm", 0.001, log), (False, True)),
-            (fake("gloo", 0.002, log, wrong=1), (True,)),
+            (fake("holdfast-shm", 0.001, log), library("holdfast-shm", (False, True))),
+            (fake("gloo", 0.002, log, wrong=1), library("gloo", (True,))),
         ],
-        AllReduceSpec(sizes=(8, 16), rounds=2, iters=1),
+        CollectiveSpec("all-reduce", sizes=(8, 16), rounds=2, iters=1),
         lambda of_size: seen.append(len(of_size)),
     )
     assert seen == [2, 2]
@@ -109,86 +109,13 @@ def test_all_sizes_and_forms_become_results():
     assert {(command["size"], command["in_place"]) for _, command in log} == {
         *((8, False), (8, True), (16, False), (16, True))
     }
+    assert {command["collective"] for _, command in log} == {"all-reduce"}
 
 
-def inputs(world_size: int, count: int) -> list[Array]:
-    arrays = [np.empty(count, np.float32) for _ in range(world_size)]
-    for rank, array in enumerate(arrays):
-        fill(array, rank)
-    return arrays
-
-
-def exact_sum(world_size: int, count: int) -> Array:
-    total: Array = np.sum(np.stack(inputs(world_size, count)), axis=0, dtype=np.float32)
-    return total
-
-
-# Below, at and above the size of the repeated pattern.
-@pytest.mark.parametrize("count", [1, 250, 251 * 1024, 300_000])
-@pytest.mark.parametrize("world_size", [2, 3, 256])
-def test_an_exact_sum_has_no_wrong_element(world_size, count):
-    if world_size == 256 and count > 1000:
-        count //= 100
-    total = exact_sum(world_size, count)
-    assert count_wrong(total, world_size) == 0
-
-
-def test_wrong_elements_are_counted():
-    total = exact_sum(2, 1000)
-    total[7] += 1
-    total[8] = np.nan
-    assert count_wrong(total, 2) == 2
-
-
-def test_a_rank_added_twice_is_seen():
-    first, second, third = inputs(3, 1000)
-    assert count_wrong(first + second + second, 3) > 900
-    assert count_wrong(first + first + third, 3) > 900
-
-
-def test_a_misplaced_chunk_is_seen():
-    total = exact_sum(2, 4096)
-    total[1024:2048] = total[2048:3072].copy()
-    assert count_wrong(total, 2) == 1024
-
-
-class PairOfOne:
-    """A group in one process: the other rank's part is made up here, and can be left out."""
-
-    rank = 0
-    world_size = 2
-    version = "1"
-
-    def __init__(self, broken=False):
-        self.broken = broken
-        self.sums = 0
-
-    def operation(self, count, in_place):
-        source = np.zeros(count, np.float32)
-        result = source if in_place else np.zeros(count, np.float32)
-        other = np.empty(count, np.float32)
-        fill(other, 0 if self.broken else 1)
-
-        def add():
-            self.sums += 1
-            np.add(source, other, out=result)
-
-        return source, result, add
-
-    def barrier(self):
-        pass
-
-    def close(self):
-        pass
-
-
-@pytest.mark.parametrize("in_place", [False, True])
-def test_the_loop_times_and_checks(in_place):
-    command = {"size": 4000, "in_place": in_place, "iters": 5, "warmup": 2, "check": True}
-    group = PairOfOne()
-    answer = measure(AllReduce(group, cast(Channel, None)), command)
-    assert answer["wrong"] == 0
-    assert answer["seconds"] > 0
-    assert group.sums == 2 + 5 + 1
-    wrong = measure(AllReduce(PairOfOne(broken=True), cast(Channel, None)), command)["wrong"]
-    assert wrong == 1000
+def test_what_has_no_result_is_not_checked():
+    log: list[Any] = []
+    spec = CollectiveSpec("broadcast", sizes=(8,), rounds=1, iters=1)
+    raw = library("raw", (False,), checkable=False)
+    results = compare([(fake("raw", 1e-9, log), raw)], spec, lambda of_size: None)
+    assert [command["check"] for _, command in log] == [False]
+    assert results[0].main.busbw == pytest.approx(8.0)

@@ -1,7 +1,9 @@
 """The controller and its ranks: commands, errors, deadlines, and that nothing is left behind."""
 
+import json
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -147,12 +149,52 @@ def test_a_python_that_is_not_there_is_named():
 @pytest.mark.parametrize("words", [b"", b"hello\n", b'{"secret": "guess", "rank": 0}\n', b"[]\n"])
 def test_a_stranger_is_hung_up_on(program, words):
     with Controller() as controller:
-        with socket.create_connection(controller._listener.getsockname()) as stranger:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+            stranger.connect(str(controller._path))
             stranger.sendall(words)
             stranger.shutdown(socket.SHUT_WR)
             group = controller.start(program(), 2)
             assert stranger.recv(1) == b""
         assert len(group.run(work())) == 2
+
+
+class FakeHost:
+    """This host, by another address."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def address(self):
+        return f"127.0.0.{self.number}"
+
+    def wrap(self, argv):
+        return ["/usr/bin/env", f"ON_HOST={self.number}", *argv]
+
+
+def test_ranks_run_on_hosts(program, tmp_path):
+    with Controller() as controller:
+        group = controller.start(program(), 2, [FakeHost(2), FakeHost(3)])
+        for rank, child in enumerate(children(group)):
+            environment = Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0")
+            assert f"ON_HOST={rank + 2}".encode() in environment
+            (settings,) = (
+                json.loads(each.partition(b"=")[2])
+                for each in environment
+                if each.startswith(b"HOLDFAST_BENCH_SETTINGS=")
+            )
+            assert (settings["address"], settings["rank"]) == (f"127.0.0.{rank + 2}", rank)
+            assert settings["master_addr"] == "127.0.0.2"
+            assert settings["listen_fd"] is None
+        assert len(group.run(work())) == 2
+
+
+def test_a_folder_with_a_long_path_is_refused(tmp_path, monkeypatch):
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(LaunchError, match="TMPDIR"):
+        Controller()
+    assert list(long.iterdir()) == []
 
 
 def test_closing_again_does_nothing(program):

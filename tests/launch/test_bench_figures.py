@@ -9,16 +9,19 @@ from holdfast.launch.bandwidth.figures import (
     Series,
     algbw,
     average_busbw,
-    busbw,
     geometric_mean,
     ratios,
 )
 from holdfast.launch.bandwidth.plot import plot_busbw
+from holdfast.launch.bandwidth.ranks.collectives import COLLECTIVES
 from holdfast.launch.bandwidth.report import as_json, progress_line, ratio_table, table
 
+ALL_REDUCE = COLLECTIVES["all-reduce"]
 
-def series(size, *seconds, ranks=2, wrong=0):
-    return Series(size=size, ranks=ranks, seconds=seconds, wrong=wrong)
+
+def series(size, *seconds, ranks=2, wrong=0, collective="all-reduce"):
+    factor = COLLECTIVES[collective].factor(ranks)
+    return Series(size=size, ranks=ranks, factor=factor, seconds=seconds, wrong=wrong)
 
 
 RESULTS = [
@@ -33,11 +36,14 @@ RESULTS = [
 
 def test_bandwidths_are_those_of_nccl_tests():
     assert algbw(10**9, 0.5) == pytest.approx(2.0)
-    assert busbw(10**9, 0.5, ranks=2) == pytest.approx(2.0)
-    assert busbw(10**9, 0.5, ranks=4) == pytest.approx(3.0)
+    assert series(10**9, 0.5).busbw == pytest.approx(2.0)
+    assert series(10**9, 0.5, ranks=4).busbw == pytest.approx(3.0)
+    assert series(10**9, 0.5, ranks=4, collective="all-gather").busbw == pytest.approx(1.5)
+    assert series(10**9, 0.5, ranks=4, collective="broadcast").busbw == pytest.approx(2.0)
+    assert series(10**9, 0.5, collective="send-recv").busbw == pytest.approx(2.0)
     # The example of its documentation: 512 MiB in 10,052 us on 8 ranks.
     assert algbw(536870912, 10052e-6) == pytest.approx(53.41, abs=0.01)
-    assert busbw(536870912, 10052e-6, ranks=8) == pytest.approx(93.46, abs=0.01)
+    assert series(536870912, 10052e-6, ranks=8).busbw == pytest.approx(93.46, abs=0.01)
 
 
 def test_the_geometric_mean():
@@ -68,8 +74,9 @@ def test_the_average_is_over_sizes_and_forms():
 
 
 def test_the_json_has_an_entry_per_library_and_size():
-    content = as_json(RESULTS, date="2026-01-01", versions={"gloo": "torch 2"}, cpus=2)
-    assert set(content) == {"date", "versions", "cpus", "results"}
+    content = as_json(RESULTS, "all-reduce", {"gloo": "torch 2"})
+    assert set(content) == {"date", "versions", "cpus", "collective", "results"}
+    assert content["versions"]["gloo"] == "torch 2"
     entries = json.loads(json.dumps(content))["results"]
     assert len(entries) == 6
     first, gloo = entries[:2]
@@ -87,7 +94,7 @@ def test_the_json_has_an_entry_per_library_and_size():
 
 
 def test_the_table_has_the_columns_of_nccl_tests():
-    lines = table(RESULTS, "holdfast-shm", checked=True).splitlines()
+    lines = table(RESULTS, ALL_REDUCE, "holdfast-shm", checked=True).splitlines()
     names = next(line for line in lines if "redop" in line)
     assert names.split() == [
         *("#", "size", "count", "type", "redop", "root"),
@@ -101,7 +108,7 @@ def test_the_table_has_the_columns_of_nccl_tests():
 
 
 def test_columns_stand_below_their_names():
-    lines = table(RESULTS, "gloo", checked=True).splitlines()
+    lines = table(RESULTS, ALL_REDUCE, "gloo", checked=True).splitlines()
     names = next(line for line in lines if "redop" in line)
     row = next(line for line in lines if line.startswith(" "))
     assert len(names) == len(row)
@@ -109,19 +116,46 @@ def test_columns_stand_below_their_names():
 
 def test_the_table_says_what_was_not_measured():
     row = next(
-        line for line in table(RESULTS, "gloo", checked=False).splitlines() if line.startswith(" ")
+        line
+        for line in table(RESULTS, ALL_REDUCE, "gloo", checked=False).splitlines()
+        if line.startswith(" ")
     )
     assert row.split()[5:] == ["-", "-", "-", "-", "8000.00", "0.13", "0.13", "N/A"]
 
 
 def test_wrong_values_are_shown():
     result = Result("gloo", None, series(8, 1e-3, wrong=3))
-    assert "# Out of bounds values : 3 FAILED" in table([result], "gloo", checked=True)
+    assert "# Out of bounds values : 3 FAILED" in table([result], ALL_REDUCE, "gloo", checked=True)
 
 
 def test_a_result_that_one_memory_holds_for_all_is_said_to_be_so():
-    assert "one memory that all ranks see" in table(RESULTS, "holdfast-shm", checked=True)
-    assert "one memory" not in table(RESULTS, "mpich", checked=True)
+    assert "one memory that all ranks see" in table(
+        RESULTS, ALL_REDUCE, "holdfast-shm", checked=True
+    )
+    assert "one memory" not in table(RESULTS, ALL_REDUCE, "mpich", checked=True)
+
+
+def test_the_table_says_what_the_collective_is():
+    gathered = [Result("gloo", series(1 << 20, 1e-3, collective="gather"), None)]
+    lines = table(gathered, COLLECTIVES["gather"], "gloo", checked=True).splitlines()
+    assert lines[0].startswith("# gloo: gather, 2 ranks")
+    row = next(line for line in lines if line.startswith(" ")).split()
+    assert row[:5] == ["1048576", "262144", "float", "none", "0"]
+
+
+def test_the_limit_is_no_peer_but_has_its_column():
+    limited = [*RESULTS, *(Result("raw", series(size << 20, 1e-3), None) for size in (1, 4))]
+    lines = ratio_table(limited, "holdfast-shm", ["raw", "gloo"]).splitlines()
+    assert lines[1].split() == ["#", "size", "gloo", "best", "of", "them", "of", "the", "limit"]
+    assert lines[2].split() == ["1M", "4.00", "4.00", "0.50"]
+    assert lines[4].split()[-1] == "0.50"
+    alone = ratio_table(limited, "holdfast-shm", ["raw"]).splitlines()
+    assert alone[1].split() == ["#", "size", "of", "the", "limit"]
+    assert alone[2].split() == ["1M", "0.50"]
+    assert len(alone) == 5
+    text = table(limited, ALL_REDUCE, "raw", checked=True)
+    assert "both ways at once" in text
+    assert "Out of bounds" not in text
 
 
 def test_the_table_of_ratios():
@@ -135,8 +169,9 @@ def test_the_table_of_ratios():
 
 def test_the_progress_line():
     assert progress_line(RESULTS[:3]).split()[:2] == ["1M", "busbw"]
+    assert progress_line([Result("gloo", series(0, 1e-5), None)]) == "us: gloo 10.0"
 
 
 def test_the_plot_is_a_picture(tmp_path):
-    plot_busbw(RESULTS, tmp_path / "plot.png")
+    plot_busbw(RESULTS, "all-reduce", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Sizes and options of `holdfast bench all-reduce`."""
+"""Sizes and options of `holdfast bench COLLECTIVE`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from holdfast.errors import UsageError
 from holdfast.launch.bandwidth.spec import (
-    AllReduceSpec,
+    CollectiveSpec,
     format_size,
     parse_names,
     parse_size,
@@ -63,6 +63,10 @@ def test_lists_hold_each_once():
         ({"ranks": 257}, "--ranks"),
         ({"sizes": (4, 6)}, "multiple of 4 bytes was expected, 6"),
         ({"sizes": ()}, "--sizes"),
+        ({"collective": "all-to-none"}, "all-gather.*'all-to-none'"),
+        ({"limit": True, "transports": ("shm",)}, "--limit"),
+        ({"collective": "barrier", "limit": True}, "a barrier moves nothing"),
+        ({"collective": "barrier", "plot_file": Path("a.png")}, "a barrier moves nothing"),
         ({"transports": ("rdma",)}, "--transport: shm, tcp are known, 'rdma'"),
         ({"peers": ("nccl",)}, "--against: gloo, openmpi, mpich are known, 'nccl'"),
         ({"transports": ()}, "nothing to measure"),
@@ -77,4 +81,11 @@ def test_lists_hold_each_once():
 )
 def test_what_cannot_be_measured_is_refused(options, message):
     with pytest.raises(UsageError, match=message):
-        AllReduceSpec(**{"sizes": (4,), **options})
+        CollectiveSpec(**{"collective": "all-reduce", "sizes": (4,), **options})
+
+
+def test_arrays_are_whole_chunks():
+    spec = CollectiveSpec("all-gather", sizes=(4, 8, 64 << 10), ranks=3)
+    assert spec.sizes == (192, 65472)
+    assert CollectiveSpec("all-reduce", sizes=(4, 64 << 10), ranks=3).sizes == (4, 64 << 10)
+    assert CollectiveSpec("barrier", sizes=(4, 64 << 10)).sizes == (0,)

@@ -19,6 +19,7 @@ parser.add_argument("--optimizer", choices=["SGD", "Adam"], default="SGD")
 parser.add_argument("--float64", action="store_true")
 parser.add_argument("--checkpoint-every", type=int, default=5)
 parser.add_argument("--bucket-bytes", type=int, default=4096)
+parser.add_argument("--compression")
 parser.add_argument("--kill-at", type=int, default=-1, help="end by SIGKILL after this step")
 parser.add_argument("--raise-at", type=int, default=-1)
 parser.add_argument("--break-at", type=int, default=-1)
@@ -56,6 +57,7 @@ job.prepare(
     schedule,
     checkpoint_every=args.checkpoint_every,
     bucket_bytes=args.bucket_bytes,
+    compression=args.compression,
 )
 for images, labels in job.batches(train, args.batch_size, args.epochs):
     job.backward(F.cross_entropy(model(as_asked(images)), labels))

@@ -22,16 +22,38 @@ class MpiGroup:
         count = settings["max_size"] // 4
         self._source: Array = np.zeros(count, dtype=np.float32)
         self._result: Array = np.zeros(count, dtype=np.float32)
-        self._in_place: Array = np.zeros(count, dtype=np.float32)
 
-    def operation(self, count: int, in_place: bool) -> tuple[Array, Array, Callable[[], object]]:
-        """Return input, output and the sum of one into the other; see `rank.Group`."""
-        world = self._world
-        if in_place:
-            both = self._in_place[:count]
-            return both, both, lambda: world.Allreduce(MPI.IN_PLACE, both)
-        source, result = self._source[:count], self._result[:count]
-        return source, result, lambda: world.Allreduce(source, result)
+    def operation(self, asked: Any) -> tuple[Array | None, Array | None, Callable[[], Any]]:
+        """Return input, output and what makes one of the other; see `rank.Operation`."""
+        world, rank, root = self._world, self.rank, self.rank == 0
+        x = self._source[: asked.given]
+        out = x if asked.in_place else self._result[: asked.got]
+        calls: dict[str, Callable[[], object]] = {
+            "all-reduce": lambda: world.Allreduce(MPI.IN_PLACE if asked.in_place else x, out),
+            "reduce-scatter": lambda: world.Reduce_scatter_block(x, out),
+            "all-gather": lambda: world.Allgather(x, out),
+            "broadcast": lambda: world.Bcast(out, 0),
+            "reduce": lambda: world.Reduce(x, out if root else None, root=0),
+            "all-to-all": lambda: world.Alltoall(x, out),
+            "gather": lambda: world.Gather(x, out if root else None, 0),
+            "scatter": lambda: world.Scatter(x if root else None, out, 0),
+            "send-recv": lambda: (
+                world.Send(x, rank + 1)
+                if asked.given
+                else world.Recv(out, rank - 1)
+                if asked.got
+                else None
+            ),
+            "barrier": world.Barrier,
+        }
+        call = calls[asked.collective]
+        got = out if asked.got else None
+
+        def run() -> Array | None:
+            call()
+            return got
+
+        return x if asked.given else None, None if asked.in_place else got, run
 
     def barrier(self) -> None:
         """Return when all ranks have come here."""

@@ -6,7 +6,8 @@ inside the library: a library that waits its turn must not take CPU from the one
 
 One message is one line of JSON. After a first message that says who it is, the process gets
 commands `{"iters": n, "warmup": w, "check": bool, ...what an iteration is...}` and answers
-`{"seconds": per iteration, "wrong": wrong elements}`. The end of the connection ends the process.
+`{"seconds": per iteration, "wrong": wrong elements}`; a command with "measure" asks for something
+else (`MEASURES`). The end of the connection ends the process.
 """
 
 import importlib.util
@@ -16,22 +17,52 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+
+def load(path: Path) -> ModuleType:
+    """Import the file at `path`, whatever else has its name."""
+    spec = importlib.util.spec_from_file_location(f"measured_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if TYPE_CHECKING:
+    from holdfast.launch.bandwidth.ranks import collectives
+else:
+    collectives = load(Path(__file__).with_name("collectives.py"))
+
 Array = npt.NDArray[np.float32]
 Message = dict[str, Any]
 
-# What is summed: small integers, so that float32 sums are exact in any order. The period is a
-# prime, so that a chunk that lands in another's place is seen; ranks differ by a factor, so that
-# one rank added twice instead of two ranks is seen.
+# What is moved and summed: small integers, so that float32 sums are exact in any order. The period
+# is a prime, so that a chunk that lands in another's place is seen; ranks differ by a factor, so
+# that one rank added twice instead of two ranks is seen.
 PERIOD = 251
-_TILE: Array = np.tile(np.arange(PERIOD, dtype=np.float32), 1024)
+_BLOCK = PERIOD * 1024
+_TILE: Array = np.tile(np.arange(PERIOD, dtype=np.float32), 1025)
+
+
+class Operation(NamedTuple):
+    """A collective of one library, ready to be called on this rank's arrays.
+
+    `source` is this rank's input, None where it gives nothing; `result` what a check clears before,
+    None where the library makes the result's memory or it is the input's. `run` returns this rank's
+    result, of any shape; None where it gets nothing.
+    """
+
+    source: Array | None
+    result: Array | None
+    run: Callable[[], Array | None]
 
 
 class Group(Protocol):
@@ -41,8 +72,10 @@ class Group(Protocol):
     world_size: int
     version: str
 
-    def operation(self, count: int, in_place: bool) -> tuple[Array, Array, Callable[[], object]]:
-        """Return an input, an output (the same if `in_place`) and what sums one into the other."""
+    def operation(
+        self, asked: "collectives.Asked"
+    ) -> tuple[Array | None, Array | None, Callable[[], Array | None]]:
+        """Return this rank's part of what is asked, an `Operation`, on arrays of the group's."""
 
     def barrier(self) -> None:
         """Return when all ranks have come here."""
@@ -81,13 +114,12 @@ class Task(Protocol):
 class Channel:
     """The connection to the controller: one JSON object per line."""
 
-    def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=30)
-        self._socket.settimeout(
-            None
-        )  # between measurements it waits for as long as the others take
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(30)
+        self._socket.connect(path)
+        # Between measurements it waits for as long as the others take.
+        self._socket.settimeout(None)
         self._lines = self._socket.makefile("r", encoding="utf-8", newline="\n")
 
     def send(self, message: Mapping[str, object]) -> None:
@@ -109,36 +141,66 @@ class Channel:
             raise ConnectionError("the controller has gone while the ranks were to start together")
 
 
-class AllReduce:
-    """Sums of float32 arrays: `work` is `{"size": bytes, "in_place": bool}`."""
+class Collective:
+    """One collective of a library: `work` is `{"collective": name, "size": bytes, "in_place": b}`.
+
+    Arrays are float32.
+    """
 
     def __init__(self, group: Group, channel: Channel) -> None:
         self._group = group
 
     def prepare(self, work: Message) -> Callable[[], object]:
-        """Write the input; return one sum."""
-        source, _, run = self._group.operation(work["size"] // 4, work["in_place"])
-        if work["in_place"]:
+        """Write the input; return what carries the collective out once."""
+        operation = self._operation(work)
+        if work["in_place"] and operation.source is not None:
             # Each sum is the input of the next: any other value would soon overflow.
-            source.fill(0.0)
+            operation.source.fill(0.0)
         else:
-            fill(source, self._group.rank)
-        return run
+            self._write(operation, work)
+        return operation.run
 
     def barrier(self) -> None:
         """Return when all ranks have come here: the library's own barrier."""
         self._group.barrier()
 
     def check(self, work: Message) -> int:
-        """Sum known values and count the elements that are not the exact sum."""
-        source, result, run = self._group.operation(work["size"] // 4, work["in_place"])
-        fill(source, self._group.rank)
-        if not work["in_place"]:
-            result.fill(np.nan)
+        """Carry it out with known values; count the elements that are not what they should be."""
+        operation = self._operation(work)
+        self._write(operation, work)
         # The result may be one memory for all ranks: none may clear it when another is summing.
         self._group.barrier()
-        run()
-        return count_wrong(result, self._group.world_size)
+        return self.wrong(operation.run(), work)
+
+    def wrong(self, result: Array | None, work: Message) -> int:
+        """Return how many elements of this rank's `result` are not what they should be."""
+        pieces = self._collective(work).gets(work["size"] // 4, *self._place)
+        expected = sum(piece.count for piece in pieces)
+        if result is None or result.size != expected:
+            return max(expected, 0 if result is None else 1)
+        flat, wrong, start = result.reshape(-1), 0, 0
+        for piece in pieces:
+            wrong += count_wrong(flat[start : start + piece.count], piece, self._group.world_size)
+            start += piece.count
+        return wrong
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return self._group.rank, self._group.world_size
+
+    def _collective(self, work: Message) -> "collectives.Collective":
+        return collectives.COLLECTIVES[work["collective"]]
+
+    def _operation(self, work: Message) -> Operation:
+        asked = self._collective(work).asked(work["size"], *self._place, in_place=work["in_place"])
+        return Operation(*self._group.operation(asked))  # a peer's program gives a plain tuple
+
+    def _write(self, operation: Operation, work: Message) -> None:
+        if operation.source is not None:
+            (piece,) = self._collective(work).gives(work["size"] // 4, *self._place)
+            fill(operation.source, piece, self._group.world_size)
+        if operation.result is not None:
+            operation.result.fill(np.nan)
 
 
 class Steps:
@@ -163,28 +225,33 @@ class Steps:
 
 # What a command line calls a task: the function that its program has to have, and what times it.
 TASKS: dict[str, tuple[str, Callable[[Any, Channel], Task]]] = {
-    "all-reduce": ("open_group", AllReduce),
+    "collective": ("open_group", Collective),
     "steps": ("open_trainer", Steps),
 }
 
 
-def fill(array: Array, rank: int) -> None:
-    """Write the input of `rank` into `array`."""
-    tile = _TILE * np.float32(rank + 1) + np.float32(rank)
-    for start in range(0, array.size, tile.size):
-        block = array[start : start + tile.size]
-        block[:] = tile[: block.size]
+def _blocks(array: Array, piece: "collectives.Piece", ranks: int) -> Iterator[tuple[Array, Array]]:
+    """Yield the parts of `array`, each with what a piece has there."""
+    of = range(ranks) if piece.of == collectives.SUM else [piece.of]
+    scale, shift = np.float32(sum(rank + 1 for rank in of)), np.float32(sum(of))
+    phase = piece.start % PERIOD
+    tile = _TILE[phase : phase + _BLOCK] * scale + shift
+    for start in range(0, array.size, _BLOCK):
+        block = array[start : start + _BLOCK]
+        yield block, tile[: block.size]
 
 
-def count_wrong(array: Array, world_size: int) -> int:
-    """Return how many elements of `array` differ from the sum of all ranks' inputs."""
-    ranks = world_size * (world_size + 1) // 2
-    tile = _TILE * np.float32(ranks) + np.float32(ranks - world_size)
-    wrong = 0
-    for start in range(0, array.size, tile.size):
-        block = array[start : start + tile.size]
-        wrong += int(np.count_nonzero(block != tile[: block.size]))
-    return wrong
+def fill(array: Array, piece: "collectives.Piece", ranks: int) -> None:
+    """Write a piece, of a group of `ranks`, into `array`."""
+    for block, values in _blocks(array, piece, ranks):
+        block[:] = values
+
+
+def count_wrong(array: Array, piece: "collectives.Piece", ranks: int) -> int:
+    """Return how many elements of `array` differ from those of a piece."""
+    return sum(
+        int(np.count_nonzero(block != values)) for block, values in _blocks(array, piece, ranks)
+    )
 
 
 def measure(task: Task, command: Message) -> Message:
@@ -200,14 +267,38 @@ def measure(task: Task, command: Message) -> Message:
     return {"seconds": seconds, "wrong": task.check(command) if command["check"] else 0}
 
 
-def load(path: Path) -> ModuleType:
-    """Import the program at `path`."""
-    spec = importlib.util.spec_from_file_location(f"measured_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def watch(task: Collective, command: Message) -> Message:
+    """Do `iters` iterations, check each, and return at which time (monotonic) each had ended."""
+    run = task.prepare(command)
+    task.barrier()
+    ended, wrong = [time.monotonic()], 0
+    for _ in range(command["iters"]):
+        result = run()
+        ended.append(round(time.monotonic(), 6))
+        wrong += task.wrong(result, command)  # type: ignore[arg-type]
+    return {"ended": ended, "wrong": wrong}
+
+
+def memory(task: Collective, command: Message) -> Message:
+    """Return by how many bytes one iteration, the first, makes this process grow at its peak."""
+    run = task.prepare(command)  # which writes to input and result: their memory is there
+    task.barrier()
+    before = _kilobytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (proc_pid_clear_refs(5))
+    run()
+    return {"growth": 1024 * (_kilobytes("VmHWM") - before)}
+
+
+def _kilobytes(field: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0])
+
+
+MEASURES: dict[str, Callable[[Any, Message], Message]] = {
+    "time": measure,
+    "watch": watch,
+    "memory": memory,
+}
 
 
 def serve(task_name: str, program: Path, environment: Mapping[str, str]) -> None:
@@ -226,7 +317,7 @@ def serve(task_name: str, program: Path, environment: Mapping[str, str]) -> None
     )
     task = task_type(subject, channel)
     while (command := channel.receive()) is not None:
-        channel.send(measure(task, command))
+        channel.send(MEASURES[command.get("measure", "time")](task, command))
     subject.close()
 
 

@@ -1,0 +1,384 @@
+"""A rail of a link: what is on one connection, in both directions. Pure.
+
+A rail takes messages from its link while it stands and puts them into frames; it reads the peer's
+frames and fills the places that the link names. When its connection breaks, `detach` gives back
+what it carried, and `attach` starts it on the next one.
+
+A rail carries no more than its path takes in a moment: what waits on a slow rail would hold up what
+is behind it on the others. And it carries no message that another rail would have there sooner.
+
+A rail is *suspected* when the peer's host has taken nothing that was in flight for a while: what it
+carries goes over the others, and it gets no more until it moves again. It is not given up: slow is
+not dead. A rail that joins others is *warmed up*: it carries one message at a time until some have
+arrived.
+
+Rule: a rail never decides what is delivered; it asks its link by the message's number.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from holdfast.collectives.frame import HEADER_SIZE, CorruptFrame, Header, Kind
+from holdfast.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from holdfast.collectives.link import Link
+
+SMALL_BEFORE_ACK = 32
+"""Small messages are acknowledged with whatever flows back, or after this many."""
+WARM_AFTER = 4
+"""Messages that a new rail beside others carries one by one."""
+ROUND_TRIPS = 4
+"""A rail is not suspected before this many of its round trips are over."""
+MOMENT = 0.008
+"""Seconds, beside a round trip, of what a rail's path takes that one of several rails carries."""
+RATE_OVER = 0.02
+"""Seconds with messages on their way over which a rail's rate is measured."""
+NOWHERE = 64 << 10
+"""Bytes at a time that are read only to be dropped."""
+
+_NOTHING = memoryview(b"")
+
+
+class Flight(NamedTuple):
+    """What the kernel knows of what was sent on a rail's connection; times in seconds.
+
+    `in_flight`: whether bytes are sent and not acknowledged by the peer's host; `quiet`: since when
+    that host has acknowledged nothing.
+    """
+
+    in_flight: bool
+    quiet: float
+    round_trip: float
+    least_round_trip: float
+
+
+class Rail:
+    """One rail of `link`; `number` is the same at both ends."""
+
+    def __init__(self, link: "Link", number: int) -> None:
+        self.number = number
+        self.attached = False
+        self.suspected = False
+        self._link = link
+        self._wire: deque[memoryview] = deque()  # bytes committed to the connection
+        self._header = memoryview(bytearray(HEADER_SIZE))
+        self._filled = 0  # bytes of the header, or of the payload, that are read
+        self._coming: Header | None = None  # of the DATA frame whose payload comes
+        self._payload: memoryview | None = None  # where it goes; None: not known yet
+        self._stashed: memoryview | None = None  # the payload's memory if its place is not known
+        self._dropping = False  # what comes is dropped
+        self._nowhere: memoryview | None = None
+        self._furthest: tuple[int, int] = (-1, 0)  # bytes that were ever read of a message
+        self._blocked_since: float | None = None
+        self._ack_due = False
+        self._small = 0  # small messages received and not acknowledged yet
+        self._beat_due = False
+        self._leave_due = False
+        self._heard = 0.0
+        self._spoke = 0.0
+        self._warming = 0
+        self._looked = 0.0
+        self._stuck_since = 0.0
+        # Bytes of each message that the peer has not read yet, and when it was put on the wire.
+        self._unread: deque[tuple[int, float]] = deque()
+        self._read_last = 0.0  # when the peer was last known to have read one
+        self._busy_seconds = 0.0  # with messages on their way, since the rate was measured
+        self._busy_bytes = 0  # that the peer has read in that time
+        self.load = 0
+        """Bytes of messages on this connection that the peer has not read."""
+        self.rate = 0.0
+        """Bytes/s of large messages that the peer read lately; 0: not known."""
+        self._round_trip = 0.0  # the least
+        self._read_here = 0  # messages read from this connection
+        self._acknowledged_here = 0  # messages on it that the peer has read
+
+    # Sending
+
+    def gather(self, now: float) -> list[memoryview]:
+        """Return the buffers to be written next, in order; empty if there is nothing to write."""
+        if not self.attached:
+            return []
+        if len(self._wire) < 3:
+            self._commit(now)
+        return list(self._wire)
+
+    @property
+    def busy(self) -> bool:
+        """Whether bytes wait to be written, or a message on this rail to be acknowledged."""
+        return bool(self._wire) or self._link.carries(self)
+
+    def _commit(self, now: float) -> None:
+        limit, length = self._link.config.copy_limit, 0
+        # One large message, so that another rail may be the one that has room for the next.
+        while length <= limit and len(self._wire) < 16 and self._may_carry():
+            taken = self._link.take(self)
+            if taken is None:
+                break
+            number, payload, tag = taken
+            self._frame(Kind.DATA, number, payload, now, tag)
+            if payload:
+                self._wire.append(payload)
+            self._unread.append((len(payload), now))
+            self.load += len(payload)
+            length += len(payload) + HEADER_SIZE
+        if self._ack_due:
+            self._frame(Kind.ACK, 0, _NOTHING, now)
+        elif self._beat_due and not self._wire:
+            self._frame(Kind.BEAT, 0, _NOTHING, now)
+        if self._leave_due and (ended := self._link.ended) is not None:
+            self._leave_due = False
+            self._frame(Kind.LEAVE, ended, _NOTHING, now)
+
+    def _may_carry(self) -> bool:
+        if not self._link.has_other(self):
+            return True
+        if self.suspected or (self._warming and self._link.carries(self)):
+            return False
+        if not self.rate:
+            return self.load <= self._link.config.segment
+        return self.load <= self.rate * (MOMENT + self._round_trip)
+
+    def _frame(
+        self, kind: Kind, number: int, payload: memoryview, now: float, tag: int = 0
+    ) -> None:
+        link = self._link
+        header = Header(
+            kind,
+            tag,
+            link.epoch,
+            number,
+            link.received,
+            self._read_here,
+            len(payload),
+            link.checksum(payload),
+        )
+        self._wire.append(header.pack())
+        self._ack_due = self._beat_due = False  # every frame acknowledges and is a sign
+        self._small = 0
+        self._spoke = now
+
+    def wrote(self, count: int) -> None:
+        """Take note that the connection accepted `count` bytes of what `gather` returned."""
+        while count:
+            first = self._wire[0]
+            if count < len(first):
+                self._wire[0] = first[count:]
+                return
+            count -= len(first)
+            self._wire.popleft()
+
+    def carried(self) -> None:
+        """Take note that a message which this rail carried was acknowledged."""
+        self._warming = max(0, self._warming - 1)
+
+    def acknowledge_soon(self) -> None:
+        """Let the peer know at the next `gather` what has arrived."""
+        self._ack_due = self.attached
+
+    def leave(self) -> None:
+        """Tell the peer, when all has been sent, that nothing more will come."""
+        self._leave_due = self.attached
+
+    # Receiving
+
+    def wanted(self, now: float) -> memoryview | None:
+        """Return where the next bytes that are read go.
+
+        None: the peer's next message is not awaited yet, or nothing is attached; leave its bytes in
+        the connection and ask again later.
+        """
+        if not self.attached:
+            return None
+        while self._coming is not None:
+            if self._payload is not None:
+                return self._payload[self._filled :]
+            if self._dropping:
+                return self._hole()
+            if not self._begin(self._coming, now):
+                return None
+        return self._header[self._filled :]
+
+    def _begin(self, coming: Header, now: float) -> bool:
+        """Find the place for the message whose header is read; return whether there is one."""
+        link = self._link
+        if link.has(coming.number):  # it may have come over another rail while this one waited
+            link.dropped += 1
+            self._drop(coming)
+            return True
+        place = link.place(coming.number, coming.length, coming.tag, self)
+        if place is None:
+            if self._blocked_since is None:
+                self._blocked_since = now
+            if now - self._blocked_since < link.patience:
+                return False
+            place = self._stashed = link.stash(coming.length)
+            if place is None:
+                return False
+        self._blocked_since = None
+        self._payload = place
+        if not coming.length:
+            self._deliver(coming)
+        return True
+
+    @property
+    def blocked(self) -> bool:
+        """Whether bytes are left in the connection because their place is not known yet."""
+        return self._coming is not None and self._payload is None and not self._dropping
+
+    def _drop(self, coming: Header) -> None:
+        self._ack_due = True  # the peer does not know that it is here
+        self._blocked_since = None
+        if coming.length:
+            self._dropping = True
+        else:
+            self._end()
+
+    def _hole(self) -> memoryview:
+        assert self._coming is not None
+        if self._nowhere is None:
+            self._nowhere = memoryview(bytearray(NOWHERE))
+        return self._nowhere[: self._coming.length - self._filled]
+
+    def divert(self) -> None:
+        """Let what still comes of the current message go nowhere: another rail brings it."""
+        self._payload = None
+        self._dropping = True
+
+    def filled(self, count: int, now: float) -> None:
+        """Take note that `count` bytes were read into what `wanted` returned.
+
+        Raises CorruptFrame for bytes that are not those sent, ProtocolError for what no peer sends.
+        """
+        self._heard = now
+        self._filled += count
+        coming = self._coming
+        if coming is None:
+            if self._filled == HEADER_SIZE:
+                self._filled = 0
+                self._take(Header.parse(self._header), now)
+            return
+        if not self._dropping:
+            before = self._furthest[1] if self._furthest[0] == coming.number else 0
+            if self._filled > before:
+                self._link.progress += self._filled - before
+                self._furthest = coming.number, self._filled
+        if self._filled == coming.length:
+            if self._dropping:
+                self._end()
+            else:
+                self._deliver(coming)
+
+    def _take(self, header: Header, now: float) -> None:
+        link, kind = self._link, header.kind
+        if header.epoch != link.epoch:
+            raise ProtocolError(
+                f"{link}: a frame of epoch {header.epoch} came on a link of {link.epoch}"
+            )
+        link.acknowledge(header.received)
+        self._was_read(header.read, now)
+        if kind == Kind.DATA:
+            link.has(header.number)  # raises for a number that cannot be
+            self._coming = header
+        elif kind == Kind.LEAVE and not header.length:
+            link.departed(header.number)
+        elif kind not in (Kind.ACK, Kind.BEAT) or header.length or header.number:
+            raise ProtocolError(f"{link}: found a frame of kind {kind} and length {header.length}")
+
+    def _was_read(self, count: int, now: float) -> None:
+        """Take note that the peer has read the first `count` messages of this connection."""
+        if not self._acknowledged_here <= count <= self._acknowledged_here + len(self._unread):
+            raise ProtocolError(
+                f"{self._link}: rank {self._link.peer} says it read {count} messages of a "
+                f"connection on which {self._acknowledged_here + len(self._unread)} were sent"
+            )
+        if count == self._acknowledged_here:
+            return
+        begun, length = now, 0
+        while self._acknowledged_here < count:
+            size, sent = self._unread.popleft()
+            self.load -= size
+            begun, length = min(begun, sent), length + size
+            self._acknowledged_here += 1
+        self._busy_seconds += max(0.0, now - max(begun, self._read_last))
+        self._busy_bytes += length
+        if self._busy_seconds > RATE_OVER:
+            if self._busy_bytes > self._link.config.copy_limit:
+                lately = self._busy_bytes / self._busy_seconds
+                self.rate = (self.rate + lately) / 2 if self.rate else lately
+            self._busy_seconds, self._busy_bytes = 0.0, 0
+        self._read_last = now
+
+    def _deliver(self, coming: Header) -> None:
+        assert self._payload is not None
+        if self._link.checksum(self._payload) != coming.checksum:
+            raise CorruptFrame("a corrupt message came")
+        self._small += 1
+        if coming.length > self._link.config.copy_limit or self._small >= SMALL_BEFORE_ACK:
+            self._ack_due = True
+        stashed, self._stashed = self._stashed, None
+        self._link.complete(coming.number, stashed, coming.tag)
+        self._end()
+
+    def _end(self) -> None:
+        self._read_here += 1
+        self._coming = None
+        self._payload = None
+        self._dropping = False
+        self._filled = 0
+
+    # The connection below
+
+    def attach(self, peer_received: int, now: float) -> None:
+        """Go on over a new connection; the peer has `peer_received` messages."""
+        assert not self.attached
+        self._link.acknowledge(peer_received)
+        self._warming = WARM_AFTER if self._link.has_other(self) else 0
+        self.attached = True
+        self.suspected = False
+        self._heard = self._spoke = self._looked = self._stuck_since = now
+
+    def detach(self) -> None:
+        """Take note that the connection is gone, with all that was in it."""
+        self.attached = False
+        self._wire.clear()
+        if self._stashed is not None:
+            self._link.unstash(len(self._stashed))
+            self._stashed = None
+        if self._coming is not None:
+            self._link.abandon(self._coming.number, self)
+        self._end()
+        self._read_here = self._acknowledged_here = self.load = 0
+        self._unread.clear()
+        self.rate = self._busy_seconds = 0.0
+        self._busy_bytes = 0
+        self._blocked_since = None
+        self._ack_due = self._beat_due = False
+        self._link.requeue(self)
+
+    def moved(self, now: float) -> None:
+        """Take note that the peer's host took bytes of ours: slow is not dead."""
+        self._heard = now
+
+    def silent(self, now: float) -> bool:
+        """Do what is due at `now`; return whether the connection must be given up as silent."""
+        if not self.attached:
+            return False
+        if self.blocked:
+            self._heard = now  # it is we who do not read
+        if now - self._spoke >= self._link.config.heartbeat:
+            self._beat_due = True
+        return now - self._heard > self._link.config.silence
+
+    def observe(self, now: float, flight: Flight) -> None:
+        """Take note of what the kernel says, now and then while messages are on this rail."""
+        if not flight.in_flight or flight.quiet < now - self._looked:
+            self._stuck_since = now
+            self.suspected = False
+        elif not self.suspected and self._link.has_other(self):
+            patience = max(self._link.config.patience, ROUND_TRIPS * flight.round_trip)
+            if now - self._stuck_since > patience:
+                self.suspected = True
+                self._link.requeue(self)
+        self._looked = now
+        self._round_trip = flight.least_round_trip

@@ -1,0 +1,243 @@
+"""The TCP transport over real sockets: rails, TLS, names; what breaks is in test_tcp_faults.py."""
+
+import contextlib
+import datetime
+import ipaddress
+import secrets
+import socket
+
+import numpy as np
+import pytest
+
+from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.tcp import TcpTransport
+from holdfast.collectives.tls import Tls
+from holdfast.errors import DeadlineExceeded, UsageError
+
+pytestmark = pytest.mark.local
+
+SEGMENT = 32 << 10
+MESSAGES = 60
+AHEAD = 4
+
+
+def links(**knobs):
+    quick = {"segment": SEGMENT, "copy_limit": 1 << 10, "heartbeat": 0.05, "silence": 0.5}
+    return LinkConfig(**{**quick, **knobs})
+
+
+@contextlib.contextmanager
+def transports(count, config, hosts=("127.0.0.1",), timeout=10.0, names=None):
+    """Yield the transports of `count` ranks, each with an interface at each of `hosts`."""
+    listeners = [[socket.create_server((host, 0)) for host in hosts] for _ in range(count)]
+    addresses = [
+        [(name, each.getsockname()[1]) for name, each in zip(names or hosts, own, strict=True)]
+        for own in listeners
+    ]
+    token = secrets.token_bytes(32)
+    made = [
+        TcpTransport(
+            rank,
+            own,
+            addresses,
+            token,
+            sources=hosts,
+            timeout=timeout,
+            config=config[rank] if isinstance(config, list) else config,
+        )
+        for rank, own in enumerate(listeners)
+    ]
+    try:
+        yield made
+    finally:
+        for wire in made:
+            wire.close(graceful=False)
+
+
+def message(rank, number, size=SEGMENT):
+    return np.random.default_rng([rank, number]).bytes(size)
+
+
+def exchange(wire, messages=MESSAGES, size=SEGMENT):
+    """Send messages to the next rank, and check those of the one before; close the transport."""
+    after, before = (wire.rank + 1) % wire.world_size, (wire.rank - 1) % wire.world_size
+    places = [bytearray(size) for _ in range(messages)]
+    with contextlib.ExitStack() as stack:
+        stack.callback(wire.close)
+        for number in range(messages):
+            wire.send(after, memoryview(message(wire.rank, number, size)), number)
+        for number in range(messages + AHEAD):
+            if number < messages:
+                wire.post(before, memoryview(places[number]), number)
+            if number >= AHEAD:
+                wire.wait(before)
+                assert places[number - AHEAD] == message(before, number - AHEAD, size)
+        wire.flush()
+    return wire.rails(after)
+
+
+@pytest.mark.parametrize("rails", [1, 3])
+@pytest.mark.parametrize("hosts", [("127.0.0.1",), ("127.0.0.1", "127.0.0.2")])
+@pytest.mark.parametrize("count", [2, 3])
+def test_messages_come_whole_and_in_order_over_all_rails(ranks, rails, hosts, count):
+    with transports(count, links(rails=rails), hosts) as made:
+        for figures in ranks.threads(count, lambda rank: exchange(made[rank])):
+            assert len(figures) == rails * len(hosts)
+            assert [rail.rail for rail in figures] == list(range(len(figures)))
+            assert {rail.address[0] for rail in figures} == set(hosts)
+
+
+def test_every_rail_carries_a_share(ranks):
+    with transports(2, links(rails=3, window=1 << 20)) as made:
+        figures = ranks.threads(2, lambda rank: exchange(made[rank], 400))
+    for rails in figures:
+        assert sum(rail.sent for rail in rails) > 400 * SEGMENT
+        assert all(rail.sent > 3 * SEGMENT for rail in rails), rails
+
+
+def test_small_messages_go_over_the_first_rail(ranks):
+    with transports(2, links(rails=3)) as made:
+        figures = ranks.threads(2, lambda rank: exchange(made[rank], 20, 8))
+    for first, *others in figures:
+        assert first.sent > 20 * 8
+        assert all(rail.sent < 20 * 48 for rail in others)
+
+
+def test_names_are_looked_up_at_every_dial(ranks):
+    with transports(2, links(), names=["localhost"]) as made:
+        ranks.threads(2, lambda rank: exchange(made[rank]))
+
+
+def test_a_name_that_nobody_knows_is_told(ranks):
+    with transports(2, links(), names=["no-such-host.invalid"], timeout=1.0) as made:
+
+        def body(rank):
+            made[rank].post(1 - rank, memoryview(bytearray(1)), 0)
+            with pytest.raises(DeadlineExceeded) as caught:
+                made[rank].wait(1 - rank)
+            return str(caught.value)
+
+        assert "no-such-host.invalid cannot be resolved" in ranks.threads(2, body)[1]
+
+
+def test_a_congestion_control_that_is_not_there_is_told():
+    with pytest.raises(UsageError, match="vegetables"):
+        TcpTransport(0, [], [[("127.0.0.1", 1)]], b"", config=links(congestion="vegetables"))
+
+
+def test_the_congestion_control_asked_for_is_used(ranks):
+    with open("/proc/sys/net/ipv4/tcp_allowed_congestion_control") as file:
+        name = file.read().split()[-1]
+    with transports(2, links(congestion=name)) as made:
+
+        def body(rank):
+            wire = made[rank]
+            wire.send(1 - rank, memoryview(b"x"), 0)
+            wire.post(1 - rank, memoryview(bytearray(1)), 0)
+            wire.wait(1 - rank)
+            (carrier,) = wire._peers[1 - rank].carriers
+            return carrier.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+
+        for used in ranks.threads(2, body):
+            assert used.rstrip(b"\0").decode() == name
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """Return a function that makes the files of a rank, by the authority of that name."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    folder = tmp_path_factory.mktemp("certificates")
+    made = {}
+
+    def named(name):
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+    def certificate(name, key, issuer, signer, ca):
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(named(name))
+            .issuer_name(named(issuer))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+                critical=False,
+            )
+        )
+        return builder.sign(signer, hashes.SHA256())
+
+    def write(name, data):
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    def files(name):
+        if name not in made:
+            root, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+            pem = serialization.Encoding.PEM
+            made[name] = Tls(
+                write(
+                    f"{name}-rank.pem",
+                    certificate("rank", key, name, root, False).public_bytes(pem),
+                ),
+                write(
+                    f"{name}-rank.key",
+                    key.private_bytes(
+                        pem,
+                        serialization.PrivateFormat.PKCS8,
+                        serialization.NoEncryption(),
+                    ),
+                ),
+                write(f"{name}.pem", certificate(name, root, name, root, True).public_bytes(pem)),
+            )
+        return made[name]
+
+    return files
+
+
+@pytest.mark.parametrize("rails", [1, 3])
+def test_links_over_tls(ranks, authority, rails):
+    with transports(2, links(rails=rails, tls=authority("ours"))) as made:
+        for figures in ranks.threads(2, lambda rank: exchange(made[rank], 200)):
+            assert sum(rail.sent for rail in figures) > 200 * SEGMENT
+
+
+def test_a_rank_with_a_certificate_of_another_authority_is_refused(ranks, authority):
+    configs = [links(tls=authority("ours")), links(tls=authority("theirs"))]
+    with transports(2, configs, timeout=1.0) as made:
+
+        def body(rank):
+            made[rank].post(1 - rank, memoryview(bytearray(1)), 0)
+            with pytest.raises(DeadlineExceeded):
+                made[rank].wait(1 - rank)
+
+        ranks.threads(2, body)
+
+
+def test_a_rank_without_tls_does_not_get_in(ranks, authority):
+    with transports(2, [links(tls=authority("ours")), links()], timeout=1.0) as made:
+
+        def body(rank):
+            made[rank].post(1 - rank, memoryview(bytearray(1)), 0)
+            with pytest.raises(DeadlineExceeded):
+                made[rank].wait(1 - rank)
+
+        ranks.threads(2, body)
+
+
+def test_files_that_are_no_certificates_are_told(tmp_path, authority):
+    ours = authority("ours")
+    nothing = tmp_path / "nothing.pem"
+    for wrong in (Tls(nothing, ours.key, ours.authority), Tls(ours.key, ours.key, ours.authority)):
+        with pytest.raises(UsageError, match="three PEM files were expected"):
+            wrong.context(listening=True)
