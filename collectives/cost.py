@@ -29,7 +29,10 @@ MOST_PIECES = 32
 """A tree's pieces are no more than this: their number hardly shortens the pipe's filling then."""
 
 EXCHANGE_BYTES = 256 << 10
-"""An exchange brings every rank no more than this many bytes, which must be held until all came."""
+"""An exchange brings every rank no more than this many bytes, which must be held until all came.
+
+Two ranks add what comes segment by segment, as it comes.
+"""
 
 SMALL_BYTES = 32
 """An array of so few bytes is a single chunk for a ring (`schedule.CHUNK_ALIGNMENT`).
@@ -158,7 +161,7 @@ class CostModel:
     direction), `gamma` those of combining a byte with another.
     """
 
-    alpha: float = 25e-6
+    alpha: float = 4e-5
     beta: float = 0.8e-9
     gamma: float = 0.15e-9
 
@@ -183,12 +186,14 @@ class CostModel:
         possible = [
             each
             for each in algorithms
-            if each != "exchange" or (world_size - 1) * nbytes <= EXCHANGE_BYTES
+            if each != "exchange" or world_size == 2 or (world_size - 1) * nbytes <= EXCHANGE_BYTES
         ]
         if not possible:
             raise UsageError(f"no algorithm of {list(algorithms)} can take {nbytes} bytes")
         seconds = {each: self.seconds(each, world_size, nbytes) for each in possible}
         best = min(possible, key=seconds.__getitem__)
+        if world_size == 2:
+            return best  # all of them use the one edge that there is
         return "ring" if PREFERENCE * seconds.get("ring", math.inf) <= seconds[best] else best
 
     def choose_broadcast(self, world_size: int, nbytes: int) -> str:

@@ -30,8 +30,10 @@ WARM_AFTER = 4
 """Messages that a new rail beside others carries one by one."""
 ROUND_TRIPS = 4
 """A rail is not suspected before this many of its round trips are over."""
-MOMENT = 0.008
-"""Seconds, beside a round trip, of what a rail's path takes that one of several rails carries."""
+MOMENT = 0.032
+"""Seconds, beside a round trip, of what its path takes that one of several rails carries."""
+MOMENT_OF_SLOW = 0.008
+"""The same of a rail that is less than half as fast as another: the others' messages wait for it."""
 RATE_OVER = 0.02
 """Seconds with messages on their way over which a rail's rate is measured."""
 NOWHERE = 64 << 10
@@ -137,7 +139,9 @@ class Rail:
             return False
         if not self.rate:
             return self.load <= self._link.config.segment
-        return self.load <= self.rate * (MOMENT + self._round_trip)
+        slow = 2 * self.rate < self._link.fastest
+        moment = MOMENT_OF_SLOW if slow else MOMENT
+        return self.load <= self.rate * (moment + self._round_trip)
 
     def _frame(
         self, kind: Kind, number: int, payload: memoryview, now: float, tag: int = 0

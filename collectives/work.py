@@ -112,10 +112,11 @@ class WorkQueue:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not threading.current_thread():
             if self._engine.locked() and self._abort is not None:
-                self._abort()
-            self._thread.join()
+                self._abort()  # whichever thread carries it out
+            if self._thread is not None:
+                self._thread.join()
         while self._pending:
             self._pending.popleft()._run()  # each is told that the queue is closed
 

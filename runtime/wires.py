@@ -4,7 +4,7 @@
 |---|---|---|
 | HOLDFAST_INTERFACES | interfaces or addresses, as `eth0,eth1`: a rail over each | one |
 | HOLDFAST_RAILS | connections for each interface | 1 |
-| HOLDFAST_CHECKSUM | `fold`, `crc32c` or `none`: of each message's payload | fold |
+| HOLDFAST_CHECKSUM | `none`, `fold` or `crc32c`: of each message's payload | none |
 | HOLDFAST_CONGESTION | the kernel's congestion control for these connections | the system's |
 | HOLDFAST_TLS_CERT, _KEY, _CA | PEM files: links are encrypted where all three are given | none |
 | HOLDFAST_ALGORITHM | `ring`, `halving-doubling`, …, or `auto`: the fastest by the model | auto |
@@ -50,7 +50,7 @@ class Wires:
             ),
             link=LinkConfig(
                 rails=int(rails),
-                checksum=cast(ChecksumName, environ.get("HOLDFAST_CHECKSUM") or "fold"),
+                checksum=cast(ChecksumName, environ.get("HOLDFAST_CHECKSUM") or "none"),
                 congestion=environ.get("HOLDFAST_CONGESTION", ""),
                 tls=_tls(environ),
             ),

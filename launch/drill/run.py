@@ -240,6 +240,7 @@ class JobRun:
                 | worker_environment(job, place, facts, cores=cores, base=base)
                 | network.engine.environment(place.node.host, place.rank, place.local_rank)
                 | {
+                    "HOLDFAST_CHECKSUM": base.get("HOLDFAST_CHECKSUM") or "fold",
                     "HOLDFAST_TIMEOUT_SECONDS": str(int(self._spec.timeout)),
                     "HOLDFAST_RENDEZVOUS_SECONDS": str(int(max(MEETING, self._spec.timeout))),
                 }

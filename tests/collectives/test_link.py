@@ -16,7 +16,9 @@ from holdfast.collectives.link import Link, LinkConfig
 from holdfast.collectives.rail import Flight
 from holdfast.errors import CollectiveMismatch, ProtocolError, UsageError
 
-CONFIG = LinkConfig(segment=64, copy_limit=8, window=128, heartbeat=1.0, silence=4.0, patience=0.4)
+CONFIG = LinkConfig(
+    segment=64, copy_limit=8, window=128, heartbeat=1.0, silence=4.0, patience=0.4, checksum="fold"
+)
 
 
 def pair(rails=1):

@@ -99,7 +99,7 @@ def test_a_config_that_cannot_be(config, message):
 
 
 def test_an_unknown_transport():
-    with pytest.raises(UsageError, match="auto, shm, tcp was expected, found 'pigeon'"):
+    with pytest.raises(UsageError, match="shm, tcp, two-level was expected, found 'pigeon'"):
         connect(GroupConfig(0, 1, transport="pigeon"))
 
 

@@ -35,7 +35,11 @@ TOPOLOGIES = (
 
 
 def network(topology=None, seed=0, **config):
-    return Network(SimulatedEngine(topology or star(3, rate="100mbit"), seed, LinkConfig(**config)))
+    return Network(
+        SimulatedEngine(
+            topology or star(3, rate="100mbit"), seed, LinkConfig(checksum="fold", **config)
+        )
+    )
 
 
 def simulate(net, count=30_000, segment=8 << 10, **more):

@@ -43,7 +43,7 @@ def test_every_variable_of_a_rank():
         "HOLDFAST_TOKEN": "ab" * 32,
         "HOLDFAST_RUN_ID": "one-1",
         "HOLDFAST_RUN_DIR": "/runs/one",
-        "HOLDFAST_TRANSPORT": "tcp",
+        "HOLDFAST_TRANSPORT": "auto",
         "HOLDFAST_DEVICE": "cpu",
         "HOLDFAST_RESUME": "auto",
         "HOLDFAST_RESTART_COUNT": "1",

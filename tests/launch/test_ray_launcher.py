@@ -254,7 +254,7 @@ def test_two_nodes_of_a_cluster_one_of_which_is_lost(cluster, launches, until):
     assert "lost" in err
     for rank in range(4):
         log = launches.run_dir / f"attempt_1/rank_{rank}/stdout.log"
-        assert log.read_text().split() == [str(rank), str(rank % 2), str(rank // 2), "4", "tcp"]
+        assert log.read_text().split() == [str(rank), str(rank % 2), str(rank // 2), "4", "auto"]
         assert f"[rank {rank}] " in out
     assert launches.left() == ({}, [])
 

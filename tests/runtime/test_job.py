@@ -154,7 +154,7 @@ def test_a_rank_that_fails_ends_the_others_with_a_named_error(workers, tmp_path)
     assert [code for code, _ in results] == [1, 1]
     assert "asked for at step 3" in results[1][1]
     assert "rank 1 (process" in results[0][1]
-    assert "has ended" in results[0][1]
+    assert "has closed its communicator" in results[0][1]
 
 
 @pytest.mark.local

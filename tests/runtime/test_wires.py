@@ -18,14 +18,14 @@ def test_all_that_can_be_said(tmp_path):
         {
             "HOLDFAST_INTERFACES": "eth0, eth1",
             "HOLDFAST_RAILS": "3",
-            "HOLDFAST_CHECKSUM": "none",
+            "HOLDFAST_CHECKSUM": "fold",
             "HOLDFAST_CONGESTION": "reno",
             "HOLDFAST_ALGORITHM": "ring",
             "HOLDFAST_MODEL": str(tmp_path / "model.json"),
         }
     )
     assert wires.interfaces == ("eth0", "eth1")
-    assert (wires.link.rails, wires.link.checksum, wires.link.congestion) == (3, "none", "reno")
+    assert (wires.link.rails, wires.link.checksum, wires.link.congestion) == (3, "fold", "reno")
     assert (wires.algorithm, wires.model) == ("ring", model)
 
 
