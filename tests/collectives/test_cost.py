@@ -75,11 +75,11 @@ def test_what_is_small_takes_few_rounds_and_what_is_large_a_ring():
     assert model.choose(4, 64 << 10) == "direct"
     assert model.choose(64, 64 << 10) == "halving-doubling"
     assert model.choose(2, EXCHANGE_BYTES + 1) == "exchange"  # added as it comes
-        assert model.choose(2, 16 << 20) == "ring"
-        assert model.choose(3, EXCHANGE_BYTES) != "exchange"
+    assert model.choose(2, 16 << 20) == "ring"
+    assert model.choose(3, EXCHANGE_BYTES) != "exchange"
     assert model.choose(8, 4, ("ring",)) == "ring"
     with pytest.raises(UsageError, match="no algorithm"):
-        model.choose(2, EXCHANGE_BYTES + 1, ("exchange",))
+        model.choose(3, EXCHANGE_BYTES, ("exchange",))
     assert model.choose_broadcast(8, 4) == "binomial"
     assert model.choose_broadcast(8, 100 << 20) == "chain"
 
