@@ -41,9 +41,10 @@ class LinkConfig:
     one that gets nothing through for `patience` (and four round trips) lends its messages to the
     others; it is used again as soon as it moves.
 
-    `checksum` is of each message's payload, behind TCP's weak one: `fold` or `crc32c` cost a fifth of
-    the rate where processors are the limit, nothing to speak of where the wire is. `congestion` names the kernel's congestion control
-    for these sockets (empty: the system's). `tls` encrypts every rail.
+    `checksum` is of each message's payload, behind TCP's weak one: `fold` or `crc32c` cost a fifth
+    of the rate where processors are the limit, nothing to speak of where the wire is. `congestion`
+    names the kernel's congestion control for these sockets (empty: the system's). `tls` encrypts
+    every rail.
     """
 
     segment: int = 512 << 10

@@ -33,7 +33,7 @@ ROUND_TRIPS = 4
 MOMENT = 0.032
 """Seconds, beside a round trip, of what its path takes that one of several rails carries."""
 MOMENT_OF_SLOW = 0.008
-"""The same of a rail that is less than half as fast as another: the others' messages wait for it."""
+"""The same of a rail less than half as fast as another: the others' messages wait for it."""
 RATE_OVER = 0.02
 """Seconds with messages on their way over which a rail's rate is measured."""
 NOWHERE = 64 << 10
