@@ -212,7 +212,7 @@ class Link:
         if self._again:
             number = heappop(self._again)
             self.resent += 1
-        elif self._next < self.numbered and self._within_window() and self._soonest(rail):
+        elif self._next < self.numbered and self._within_window() and self._fits_on(rail):
             number = self._next
             self._next += 1
             length = len(self._kept[number - self.acknowledged][0])
@@ -229,15 +229,20 @@ class Link:
         payload, _ = self._kept[self._next - self.acknowledged]
         return self._outstanding + len(payload) <= self.config.window
 
-    def _soonest(self, rail: Rail) -> bool:
-        """Return whether no other rail would have the next message there sooner.
+    def _fits_on(self, rail: Rail) -> bool:
+        """Return whether `rail` may carry the next message: a small one always.
 
-        Not even if it carried all others before: the idea of ECF (Lim, Nahum, Towsley and Gibbens,
-        "ECF: An MPTCP path scheduler to manage heterogeneous paths", 2017).
+        A large one if there is room, and no other rail would have it there sooner, not even if that
+        carried all others before: the idea of ECF (Lim, Nahum, Towsley and Gibbens, "ECF: An MPTCP
+        path scheduler to manage heterogeneous paths", 2017).
         """
-        if len(self.rails) == 1 or not rail.rate:
-            return True
         payload, _ = self._kept[self._next - self.acknowledged]
+        if len(payload) <= self.config.copy_limit or not self.has_other(rail):
+            return True
+        if not rail.has_room:
+            return False
+        if not rail.rate:
+            return True
         seconds = (rail.load + len(payload)) / rail.rate
         return all(
             seconds * other.rate <= other.load + self._fresh

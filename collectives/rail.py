@@ -135,8 +135,11 @@ class Rail:
     def _may_carry(self) -> bool:
         if not self._link.has_other(self):
             return True
-        if self.suspected or (self._warming and self._link.carries(self)):
-            return False
+        return not (self.suspected or (self._warming and self._link.carries(self)))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the path takes what it carries in a moment, so that more may be put behind it."""
         if not self.rate:
             return self.load <= self._link.config.segment
         slow = 2 * self.rate < self._link.fastest

@@ -531,6 +531,17 @@ def test_a_slow_rail_takes_no_message_that_another_brings_sooner():
     assert a.rails[0].gather(0.0)
 
 
+def test_small_messages_wait_for_no_room():
+    """They are acknowledged now and then only."""
+    a, b = two_rails(0)
+    a.rails[0].rate = a.rails[1].rate = 1.0
+    for _ in range(12):
+        a.send(memoryview(bytes(8)))
+    awaiting(b, 12, 8)
+    move(a, b, rail=1)
+    assert b.received == 12
+
+
 def test_one_of_idle_rails_always_takes_what_is_there():
     for rates in ([5.0, 5.0, 5.0], [1.0, 100.0, 0.0], [1e9, 1.0, 3.0]):
         a, b = pair(3)
