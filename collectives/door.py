@@ -106,7 +106,11 @@ class Door:
     def dial(self, address: tuple[str, int], hello: Hello, source: str | None = None) -> None:
         """Begin a connection from `source` to rank `hello.peer`; `settle` or `fail` follows."""
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # out of descriptors, say
+            self._house.fail(hello.peer, hello.rail, error.strerror or str(error))
+            return
         sock.setblocking(False)
         tune(sock, self._config, several=self._several)
         code = _connect(sock, address, source)

@@ -17,6 +17,7 @@ Messages of at most `copy_limit` bytes are copied; larger ones are borrowed unti
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -193,6 +194,7 @@ class Link:
             self._stashed -= len(data)
             self._early[number] = None
             self._advance()
+            self.acknowledge_soon()  # what was said when it came did not count it
         return number
 
     def check(self, received: int) -> None:
@@ -226,6 +228,8 @@ class Link:
     def _within_window(self) -> bool:
         if len(self.rails) == 1 or not self._outstanding:
             return True  # what is on one rail arrives in order
+        if self._next - self.acknowledged >= FURTHEST_AHEAD // 2:
+            return False
         payload, _ = self._kept[self._next - self.acknowledged]
         return self._outstanding + len(payload) <= self.config.window
 
@@ -257,11 +261,17 @@ class Link:
             return None
         return self._leaving
 
-    def requeue(self, rail: Rail) -> None:
-        """Let other rails, or the next connection, carry what is on `rail` and not acknowledged."""
-        for number in [number for number, carrier in self._carrier.items() if carrier is rail]:
-            del self._carrier[number]
-            heappush(self._again, number)
+    def requeue(self, rail: Rail, numbers: Iterable[int]) -> None:
+        """Let other rails, or the next connection, carry messages that `rail` has not got through.
+
+        Also those that were lent to another rail: the peer takes what begins last, and that may
+        have been what came over `rail`.
+        """
+        for number in numbers:
+            if number >= self.acknowledged and number not in self._again:
+                if self._carrier.get(number) is rail:
+                    del self._carrier[number]
+                heappush(self._again, number)
 
     def carries(self, rail: Rail) -> bool:
         """Return whether a message on `rail` is yet to be acknowledged."""
@@ -313,11 +323,15 @@ class Link:
         if ahead >= len(self._awaited):
             return None
         self._fits(number, length, tag)
+        self._claim(number, rail)
+        return self._awaited[ahead][0]
+
+    def _claim(self, number: int, rail: Rail) -> None:
+        """Let `rail` alone bring message `number` from now on."""
         before = self._filling.get(number)
         if before is not None and before is not rail:
             before.divert()
         self._filling[number] = rail
-        return self._awaited[ahead][0]
 
     @property
     def patience(self) -> float:
@@ -330,13 +344,16 @@ class Link:
             return math.inf
         return 0.0 if self._fresh else self.config.patience / 4
 
-    def stash(self, length: int) -> memoryview | None:
+    def stash(self, number: int, length: int, rail: Rail) -> memoryview | None:
         """Return memory for a message whose place is not known yet; None: enough is kept already.
+
+        As with `place`, it comes over `rail` from now on.
 
         A peer that keeps to the window never has more on its way than is kept.
         """
         if self._stashed + length > self.config.window:
             return None
+        self._claim(number, rail)
         self._stashed += length
         return memoryview(bytearray(length))
 
@@ -351,6 +368,8 @@ class Link:
 
     def complete(self, number: int, stashed: memoryview | None, tag: int) -> None:
         """Take note that message `number` is whole: in its place, or in `stashed` memory."""
+        assert number >= self.received
+        assert number not in self._early
         self._filling.pop(number, None)
         if stashed is not None:
             ahead = number - self.received

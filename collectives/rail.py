@@ -45,12 +45,12 @@ _NOTHING = memoryview(b"")
 class Flight(NamedTuple):
     """What the kernel knows of what was sent on a rail's connection; times in seconds.
 
-    `in_flight`: whether bytes are sent and not acknowledged by the peer's host; `quiet`: since when
-    that host has acknowledged nothing.
+    `in_flight`: whether bytes are sent and not acknowledged by the peer's host; `acknowledged`: how
+    many it has acknowledged.
     """
 
     in_flight: bool
-    quiet: float
+    acknowledged: int
     round_trip: float
     least_round_trip: float
 
@@ -80,10 +80,10 @@ class Rail:
         self._heard = 0.0
         self._spoke = 0.0
         self._warming = 0
-        self._looked = 0.0
+        self._acknowledged_bytes = -1  # by the peer's host, when it was last looked
         self._stuck_since = 0.0
-        # Bytes of each message that the peer has not read yet, and when it was put on the wire.
-        self._unread: deque[tuple[int, float]] = deque()
+        # Number and bytes of each message that the peer has not read yet, and when it was sent.
+        self._unread: deque[tuple[int, int, float]] = deque()
         self._read_last = 0.0  # when the peer was last known to have read one
         self._busy_seconds = 0.0  # with messages on their way, since the rate was measured
         self._busy_bytes = 0  # that the peer has read in that time
@@ -121,7 +121,7 @@ class Rail:
             self._frame(Kind.DATA, number, payload, now, tag)
             if payload:
                 self._wire.append(payload)
-            self._unread.append((len(payload), now))
+            self._unread.append((number, len(payload), now))
             self.load += len(payload)
             length += len(payload) + HEADER_SIZE
         if self._ack_due:
@@ -219,7 +219,7 @@ class Rail:
                 self._blocked_since = now
             if now - self._blocked_since < link.patience:
                 return False
-            place = self._stashed = link.stash(coming.length)
+            place = self._stashed = link.stash(coming.number, coming.length, self)
             if place is None:
                 return False
         self._blocked_since = None
@@ -249,6 +249,9 @@ class Rail:
 
     def divert(self) -> None:
         """Let what still comes of the current message go nowhere: another rail brings it."""
+        if self._stashed is not None:
+            self._link.unstash(len(self._stashed))
+            self._stashed = None
         self._payload = None
         self._dropping = True
 
@@ -301,18 +304,20 @@ class Rail:
             )
         if count == self._acknowledged_here:
             return
-        begun, length = now, 0
+        begun, length, size = now, 0, 0
         while self._acknowledged_here < count:
-            size, sent = self._unread.popleft()
+            _, size, sent = self._unread.popleft()
             self.load -= size
             begun, length = min(begun, sent), length + size
             self._acknowledged_here += 1
+        if size <= self._link.config.copy_limit:  # it was acknowledged when that came in handy
+            self._read_last = now
+            return
         self._busy_seconds += max(0.0, now - max(begun, self._read_last))
         self._busy_bytes += length
         if self._busy_seconds > RATE_OVER:
-            if self._busy_bytes > self._link.config.copy_limit:
-                lately = self._busy_bytes / self._busy_seconds
-                self.rate = (self.rate + lately) / 2 if self.rate else lately
+            lately = self._busy_bytes / self._busy_seconds
+            self.rate = (self.rate + lately) / 2 if self.rate else lately
             self._busy_seconds, self._busy_bytes = 0.0, 0
         self._read_last = now
 
@@ -343,7 +348,8 @@ class Rail:
         self._warming = WARM_AFTER if self._link.has_other(self) else 0
         self.attached = True
         self.suspected = False
-        self._heard = self._spoke = self._looked = self._stuck_since = now
+        self._heard = self._spoke = self._stuck_since = now
+        self._acknowledged_bytes = -1
 
     def detach(self) -> None:
         """Take note that the connection is gone, with all that was in it."""
@@ -355,13 +361,14 @@ class Rail:
         if self._coming is not None:
             self._link.abandon(self._coming.number, self)
         self._end()
+        lost = [number for number, *_ in self._unread]
         self._read_here = self._acknowledged_here = self.load = 0
         self._unread.clear()
         self.rate = self._busy_seconds = 0.0
         self._busy_bytes = 0
         self._blocked_since = None
         self._ack_due = self._beat_due = False
-        self._link.requeue(self)
+        self._link.requeue(self, lost)
 
     def moved(self, now: float) -> None:
         """Take note that the peer's host took bytes of ours: slow is not dead."""
@@ -379,13 +386,13 @@ class Rail:
 
     def observe(self, now: float, flight: Flight) -> None:
         """Take note of what the kernel says, now and then while messages are on this rail."""
-        if not flight.in_flight or flight.quiet < now - self._looked:
+        if not flight.in_flight or flight.acknowledged != self._acknowledged_bytes:
             self._stuck_since = now
+            self._acknowledged_bytes = flight.acknowledged
             self.suspected = False
         elif not self.suspected and self._link.has_other(self):
             patience = max(self._link.config.patience, ROUND_TRIPS * flight.round_trip)
             if now - self._stuck_since > patience:
                 self.suspected = True
-                self._link.requeue(self)
-        self._looked = now
+                self._link.requeue(self, [number for number, *_ in self._unread])
         self._round_trip = flight.least_round_trip

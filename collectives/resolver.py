@@ -40,7 +40,8 @@ def _numeric(host: str) -> bool:
 def _look_up(host: str, port: int, answer: list[Address | OSError]) -> None:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        answer.append(OSError(error.errno, f"{host} cannot be resolved: {error.strerror}"))
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        answer.append(OSError(getattr(error, "errno", None), f"{host} cannot be resolved: {why}"))
         return
     answer.append((str(found[0][4][0]), port))

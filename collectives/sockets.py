@@ -15,7 +15,8 @@ from holdfast.errors import UsageError
 _NOTSENT_LOWAT = 25
 _RTO_MAX_MS = 44  # Linux 6.15
 _INFO_BYTES = 152
-_UNACKED, _LAST_ACK, _ROUND_TRIP, _LEAST_ROUND_TRIP = 24, 56, 68, 148  # in struct tcp_info
+_UNACKED, _ROUND_TRIP, _BYTES_ACKED, _LEAST_ROUND_TRIP = 24, 68, 120, 148  # in struct tcp_info
+_UNKNOWN = 0xFFFFFFFF
 UNSENT = 128 << 10
 """Bytes that wait in the kernel of one of several rails: what is there no other rail can take."""
 
@@ -55,11 +56,12 @@ def flight(sock: Connection) -> Flight:
     def word(offset: int) -> int:
         return int.from_bytes(info[offset : offset + 4], sys.byteorder)
 
+    least = word(_LEAST_ROUND_TRIP)
     return Flight(
         word(_UNACKED) > 0,
-        word(_LAST_ACK) / 1e3,
+        int.from_bytes(info[_BYTES_ACKED : _BYTES_ACKED + 8], sys.byteorder),
         word(_ROUND_TRIP) / 1e6,
-        word(_LEAST_ROUND_TRIP) / 1e6,
+        0.0 if least == _UNKNOWN else least / 1e6,
     )
 
 

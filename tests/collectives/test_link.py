@@ -130,7 +130,7 @@ class Broken(RuleBasedStateMachine):
         rail = self.rail(number)
         if self.ends[side].rails[rail].attached:
             stuck = bool(self.flights[rail][side])
-            self.ends[side].rails[rail].observe(self.now, Flight(stuck, 100.0, 0.001, 0.001))
+            self.ends[side].rails[rail].observe(self.now, Flight(stuck, 5, 0.001, 0.001))
 
     @rule(seconds=st.floats(0.05, 1.5))
     def wait(self, seconds):
@@ -568,7 +568,7 @@ def test_a_rail_that_gets_nothing_through_lends_its_messages_and_what_comes_twic
     late = b"".join(bytes(part) for part in a.rails[0].gather(0.0))
     a.rails[0].wrote(len(late))
     for now in (0.0, 0.2, 0.5):
-        a.rails[0].observe(now, Flight(True, 9.0, 0.001, 0.001))
+        a.rails[0].observe(now, Flight(True, 9, 0.001, 0.001))
     assert a.rails[0].suspected
     assert not a.rails[0].gather(0.5)
     move(a, b, rail=1)
@@ -581,7 +581,7 @@ def test_a_rail_that_gets_nothing_through_lends_its_messages_and_what_comes_twic
     assert not any(map(any, places))
     move(b, a, rail=0)
     assert a.acknowledged == 2
-    a.rails[0].observe(0.6, Flight(False, 0.0, 0.001, 0.001))
+    a.rails[0].observe(0.6, Flight(False, 10, 0.001, 0.001))
     assert not a.rails[0].suspected
 
 
@@ -590,11 +590,11 @@ def test_a_slow_rail_is_not_suspected():
     a.rails[0].gather(0.0)
     for turn in range(100):
         a.rails[0].observe(
-            turn * 0.1, Flight(True, 0.05, 0.001, 0.001)
+            turn * 0.1, Flight(True, turn, 0.001, 0.001)
         )  # acknowledgements keep coming
     assert not a.rails[0].suspected
     for turn in range(100):
-        a.rails[0].observe(10 + turn * 0.03, Flight(True, 9.0, 2.0, 2.0))  # a round trip takes 2 s
+        a.rails[0].observe(10 + turn * 0.03, Flight(True, 9, 2.0, 2.0))  # a round trip takes 2 s
     assert not a.rails[0].suspected
 
 
@@ -602,7 +602,7 @@ def test_an_only_rail_is_never_suspected():
     a, b = two_rails(2)
     cut(a, b, rail=1)
     for turn in range(10):
-        a.rails[0].observe(float(turn), Flight(True, 9.0, 0.001, 0.001))
+        a.rails[0].observe(float(turn), Flight(True, 9, 0.001, 0.001))
     assert not a.rails[0].suspected
 
 
@@ -612,13 +612,74 @@ def test_another_rail_takes_over_in_the_middle_of_a_message():
     frame = b"".join(bytes(part) for part in a.rails[0].gather(0.0))
     a.rails[0].wrote(len(frame))
     read(b.rails[0], frame[: HEADER_SIZE + 10])
-    a.requeue(a.rails[0])
+    a.requeue(a.rails[0], [0])
     move(a, b, HEADER_SIZE + 20, rail=1)
     read(b.rails[0], frame[HEADER_SIZE + 10 :])  # goes nowhere: the place is the other's
     assert b.received == 0
     move(a, b, rail=1)
     assert b.received == 1
     assert whole([place])
+
+
+def test_what_is_kept_is_given_up_when_another_rail_brings_it():
+    a, b = two_rails(1)
+    frame = b"".join(bytes(part) for part in a.rails[0].gather(0.0))
+    a.rails[0].wrote(len(frame))
+    assert read(b.rails[0], frame[: HEADER_SIZE + 10], now=0.0) == HEADER_SIZE
+    read(b.rails[0], frame[HEADER_SIZE : HEADER_SIZE + 10], now=1.0)
+    assert b._stashed == 40
+    places = awaiting(b, 2)
+    a.requeue(a.rails[0], [0])
+    move(a, b, rail=1)
+    assert b.received == 1
+    read(b.rails[0], b"\xee" * 30, now=1.0)  # the buffer is the caller's again, and was changed
+    assert (b.received, b._stashed, b._early) == (1, 0, {})
+    assert whole(places[:1])
+    assert not any(places[1])
+
+
+def test_a_place_is_left_alone_once_its_message_was_delivered():
+    a, b = two_rails(1)
+    frame = b"".join(bytes(part) for part in a.rails[0].gather(0.0))
+    a.rails[0].wrote(len(frame))
+    a.requeue(a.rails[0], [0])
+    other = b"".join(bytes(part) for part in a.rails[1].gather(0.0))
+    a.rails[1].wrote(len(other))
+    assert read(b.rails[1], other[: HEADER_SIZE + 10], now=0.0) == HEADER_SIZE
+    read(b.rails[1], other[HEADER_SIZE : HEADER_SIZE + 10], now=1.0)  # kept
+    (place,) = awaiting(b, 1)
+    read(b.rails[0], frame[: HEADER_SIZE + 10], now=1.0)  # straight into its place
+    read(b.rails[1], other[HEADER_SIZE + 10 :], now=1.0)
+    read(b.rails[0], frame[HEADER_SIZE + 10 :], now=1.0)
+    assert b.received == 1
+    assert whole([place])
+    assert (b._stashed, b._early) == (0, {})
+
+
+def test_a_message_that_was_lent_and_taken_back_is_not_lost_with_its_rail():
+    a, b = two_rails(1)
+    (place,) = awaiting(b, 1)
+    frame = b"".join(bytes(part) for part in a.rails[0].gather(0.0))
+    a.rails[0].wrote(len(frame))
+    a.requeue(a.rails[0], [0])
+    move(a, b, HEADER_SIZE + 20, rail=1)
+    read(b.rails[0], frame[: HEADER_SIZE + 5])
+    cut(a, b, rail=0)
+    move(a, b, rail=1)
+    assert b.received == 1
+    assert whole([place])
+
+
+def test_what_is_taken_from_what_was_kept_is_acknowledged():
+    a, b = two_rails(1)
+    assert move(a, b, rail=0) == HEADER_SIZE
+    move(a, b, now=1.0, rail=0)
+    move(b, a, now=1.0, rail=0)
+    assert a.acknowledged == 0
+    (place,) = awaiting(b, 1)
+    assert whole([place])
+    move(b, a, now=1.0, rail=0)
+    assert a.acknowledged == 1
 
 
 def test_what_stands_before_a_missing_message_is_read_ahead():
