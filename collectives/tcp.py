@@ -121,8 +121,6 @@ class TcpTransport:
     ) -> None:
         self.rank = rank
         self.world_size = len(addresses)
-        self.reconnections = 0
-        """How many connections were made in the place of broken ones."""
         self._config = config or LinkConfig()
         self._epoch = epoch
         self._timeout = timeout
@@ -496,7 +494,6 @@ class TcpTransport:
         carrier.dialing = False
         carrier.rail.attach(received, time.monotonic())
         if carrier.connections:
-            self.reconnections += 1
             log.info("%s, rail %d: connected again after: %s", place.link, rail, carrier.trouble)
             self._witness.link_restored(peer, time.monotonic() - carrier.lost_at)
         carrier.connections += 1

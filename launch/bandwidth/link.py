@@ -15,7 +15,7 @@ from holdfast.collectives.interfaces import address_of
 from holdfast.collectives.scheduled import ScheduledCommunicator
 from holdfast.collectives.tcp import TcpTransport
 from holdfast.errors import UsageError
-from holdfast.launch.bandwidth.spec import check_files, format_size
+from holdfast.launch.bandwidth.spec import check_files, check_size, format_size
 from holdfast.launch.bandwidth.together import Seat, tell
 from holdfast.launch.bandwidth.wire import Meeting, Wire, dial
 
@@ -43,10 +43,7 @@ class LinkSpec:
     plot_file: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 0 or self.size % 4:
-            raise UsageError(f"--size: a multiple of 4 bytes was expected, {self.size} was given")
-        if self.rounds < 1:
-            raise UsageError(f"--rounds: at least 1 was expected, {self.rounds} was given")
+        check_size(self.size, self.rounds)
         check_files(self.json_file, self.plot_file)
 
 

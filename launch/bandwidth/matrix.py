@@ -12,7 +12,7 @@ import numpy as np
 
 from holdfast.collectives import Communicator, connect
 from holdfast.errors import UsageError
-from holdfast.launch.bandwidth.spec import check_files
+from holdfast.launch.bandwidth.spec import check_files, check_size
 from holdfast.launch.bandwidth.together import Seat, tell
 
 SLOW = 0.5
@@ -42,10 +42,7 @@ class MatrixSpec:
     plot_file: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 0 or self.size % 4:
-            raise UsageError(f"--size: a multiple of 4 bytes was expected, {self.size} was given")
-        if self.rounds < 1:
-            raise UsageError(f"--rounds: at least 1 was expected, {self.rounds} was given")
+        check_size(self.size, self.rounds)
         check_files(self.json_file, self.plot_file)
 
 

@@ -88,6 +88,14 @@ def check_files(json_file: Path | None, plot_file: Path | None) -> None:
         raise UsageError(f"--plot: a file named .png was expected, {plot_file} was given")
 
 
+def check_size(size: int, rounds: int) -> None:
+    """Raise UsageError for a number of bytes (0: chosen) or of rounds that cannot be measured."""
+    if size < 0 or size % 4:
+        raise UsageError(f"--size: a multiple of 4 bytes was expected, {size} was given")
+    if rounds < 1:
+        raise UsageError(f"--rounds: at least 1 was expected, {rounds} was given")
+
+
 def _known(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
     for name in given:
         if name not in known:
