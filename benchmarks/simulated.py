@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from holdfast.collectives import GroupConfig, connect
-from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.links.link import LinkConfig
 from holdfast.fabric import build, star
 from holdfast.fabric.network import Network
 from holdfast.fabric.simulated import SimulatedEngine, simulate_all_reduce

@@ -25,8 +25,8 @@ def rank() -> None:
     import numpy as np
 
     from holdfast.collectives import GroupConfig
-    from holdfast.collectives.mpi_native import open_mpi
-    from holdfast.collectives.mpi_process import mpi_process
+    from holdfast.collectives.mpi.native import open_mpi
+    from holdfast.collectives.mpi.process import mpi_process
     from holdfast.collectives.witness import Blind
     from holdfast.errors import PeerLost
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from holdfast.collectives.cost import CostModel
-from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.links.link import LinkConfig
 from holdfast.collectives.witness import Blind, Witness
 from holdfast.collectives.work import Work
 from holdfast.errors import UsageError

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 
 from holdfast.collectives.communicator import SELF_MEETING, Communicator, GroupConfig
 from holdfast.collectives.cost import CostModel
-from holdfast.collectives.interfaces import address_of
+from holdfast.collectives.links.interfaces import address_of
+from holdfast.collectives.links.tcp import TcpTransport
 from holdfast.collectives.local import LocalCommunicator
-from holdfast.collectives.mpi import open_mpi_p2p
-from holdfast.collectives.mpi_native import open_mpi
-from holdfast.collectives.nccl import open_nccl, open_pynccl
+from holdfast.collectives.mpi.native import open_mpi
+from holdfast.collectives.mpi.transport import open_mpi_p2p
+from holdfast.collectives.nccl.communicator import open_nccl, open_pynccl
 from holdfast.collectives.rendezvous import Rendezvous, host_identity, listen
 from holdfast.collectives.scheduled import ScheduledCommunicator
-from holdfast.collectives.shm import SharedMemoryCommunicator
-from holdfast.collectives.tcp import TcpTransport
+from holdfast.collectives.shm.communicator import SharedMemoryCommunicator
 from holdfast.collectives.two_level import open_two_level, two_level_shape
 from holdfast.errors import UsageError
 

@@ -1,7 +1,8 @@
 """How the ranks of a job find each other: everybody tells rank 0, rank 0 tells everybody.
 
 Rank 0 listens at MASTER_ADDR:MASTER_PORT. Each rank proves that it holds the job's token
-(`handshake.py`), gives a small JSON table of what others must know of it, and gets all tables.
+(`links/handshake.py`), gives a small JSON table of what others must know of it, and gets all
+tables.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from holdfast.collectives import handshake
+from holdfast.collectives.links import handshake
 from holdfast.errors import (
     AuthenticationError,
     HoldfastError,

@@ -1,8 +1,9 @@
 """A collective is a schedule: who sends which chunk to whom in which round, and nothing else.
 
-A schedule does no I/O. The same one is proved (`proof.py`), drawn (`picture.py`), simulated, and
-executed by any transport (`scheduled.py`). Both sides of a transfer are written down, so that the
-proof can find them at odds. The schedules themselves are in `schedules/`.
+A schedule does no I/O. The same one is proved (`schedules/proof.py`), drawn
+(`schedules/picture.py`), simulated, and executed by any transport (`scheduled.py`). Both sides of a
+transfer are written down, so that the proof can find them at odds. The schedules themselves are in
+`schedules/`.
 
 Rule: the order in which contributions are added is part of the schedule. What a rank receives of a
 chunk in one round is added up from left to right, in the order in which it is written down, with

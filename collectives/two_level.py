@@ -32,7 +32,7 @@ from holdfast.collectives.communicator import (
 )
 from holdfast.collectives.rendezvous import Rendezvous
 from holdfast.collectives.schedule import chunk_bounds
-from holdfast.collectives.shm import SharedMemoryCommunicator
+from holdfast.collectives.shm.communicator import SharedMemoryCommunicator
 from holdfast.collectives.work import WorkQueue
 from holdfast.errors import UsageError
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from holdfast.collectives import Communicator, Work
 from holdfast.collectives.compression import compression as compression_named
-from holdfast.collectives.compressor import Compressor, Layout, all_reduce_bytes
+from holdfast.collectives.compression.compressor import Compressor, Layout, all_reduce_bytes
 from holdfast.collectives.work import WorkQueue
 from holdfast.core.arena import Arena, Bucket
 from holdfast.core.backend import Array, device_of, to_device, to_host

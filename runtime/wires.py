@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import cast
 
 from holdfast.collectives import LinkConfig
-from holdfast.collectives.checksum import ChecksumName
 from holdfast.collectives.cost import CostModel
-from holdfast.collectives.tls import Tls
+from holdfast.collectives.links.checksum import ChecksumName
+from holdfast.collectives.links.tls import Tls
 from holdfast.errors import UsageError
 
 _TLS = ("HOLDFAST_TLS_CERT", "HOLDFAST_TLS_KEY", "HOLDFAST_TLS_CA")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from holdfast.collectives.communicator import Array, Op, validate
-from holdfast.collectives.link import Link, LinkConfig
+from holdfast.collectives.links.link import Link, LinkConfig
 from holdfast.errors import CommunicationError, UnsupportedFault, UsageError
 from holdfast.fabric.condition import Condition, Place
 from holdfast.fabric.network import Network

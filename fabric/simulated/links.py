@@ -1,4 +1,4 @@
-"""The links of one simulated rank: `collectives/tcp.py` and `door.py` without sockets. Pure.
+"""The links of one simulated rank: `collectives/links/tcp.py` and `door.py` without sockets. Pure.
 
 The link's state machine, the redialling and the handshake are the real ones, with one rail a link.
 What a transport decides itself (when to dial, to give a connection up, to send a heartbeat, to
@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from holdfast.collectives import handshake
-from holdfast.collectives.frame import HEADER_SIZE, CorruptFrame, Header, Kind
-from holdfast.collectives.handshake import Hello
-from holdfast.collectives.link import Link, LinkConfig
-from holdfast.collectives.rail import Rail
-from holdfast.collectives.redial import Redial
+from holdfast.collectives.links import handshake
+from holdfast.collectives.links.frame import HEADER_SIZE, CorruptFrame, Header, Kind
+from holdfast.collectives.links.handshake import Hello
+from holdfast.collectives.links.link import Link, LinkConfig
+from holdfast.collectives.links.rail import Rail
+from holdfast.collectives.links.redial import Redial
 from holdfast.errors import AuthenticationError, ProtocolError
 from holdfast.fabric.simulated.clock import Clock
 from holdfast.fabric.simulated.tcp import End, Report

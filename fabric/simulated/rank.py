@@ -16,7 +16,7 @@ import numpy as np
 
 from holdfast.collectives.communicator import Array, Op
 from holdfast.collectives.execution import Outgoing, Place, Scratch, call_tag, execute
-from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.links.link import LinkConfig
 from holdfast.collectives.plan import Await, plan
 from holdfast.collectives.schedule import chunk_bounds
 from holdfast.collectives.schedules.ring import ring_all_reduce

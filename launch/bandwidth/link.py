@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from holdfast.collectives import Communicator, GroupConfig, connect
-from holdfast.collectives.interfaces import address_of
+from holdfast.collectives.links.interfaces import address_of
+from holdfast.collectives.links.tcp import TcpTransport
 from holdfast.collectives.scheduled import ScheduledCommunicator
-from holdfast.collectives.tcp import TcpTransport
 from holdfast.errors import UsageError
 from holdfast.launch.bandwidth.spec import check_files, check_size, format_size
 from holdfast.launch.bandwidth.together import Seat, tell

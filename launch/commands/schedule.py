@@ -38,8 +38,8 @@ def draw_schedule(
 ) -> None:
     """Draw a schedule as SVG: who sends what to whom in which round."""
     from holdfast.collectives.cost import MOST_PIECES, PIECE_BYTES
-    from holdfast.collectives.picture import draw
     from holdfast.collectives.schedules.by_name import by_name
+    from holdfast.collectives.schedules.picture import draw
 
     if not 1 <= pieces <= MOST_PIECES:
         raise UsageError(f"1 to {MOST_PIECES} pieces were expected, found {pieces}")

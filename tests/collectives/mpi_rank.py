@@ -16,9 +16,9 @@ from tests.collectives.conformance import BODIES, the_ring_s_bits
 
 from holdfast.collectives import GroupConfig, LinkConfig
 from holdfast.collectives.communicator import COMBINE
-from holdfast.collectives.mpi import open_mpi_p2p
-from holdfast.collectives.mpi_native import open_mpi
-from holdfast.collectives.mpi_process import mpi_process
+from holdfast.collectives.mpi.native import open_mpi
+from holdfast.collectives.mpi.process import mpi_process
+from holdfast.collectives.mpi.transport import open_mpi_p2p
 from holdfast.collectives.schedule import chunk_bounds
 from holdfast.collectives.witness import Blind
 from holdfast.errors import (

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
-from holdfast.collectives.nccl_binding import ID_BYTES, NcclError
-from holdfast.collectives.nccl_plan import CODES, OPERATIONS, Abilities
-from holdfast.collectives.nccl_state import Result
+from holdfast.collectives.nccl.binding import ID_BYTES, NcclError
+from holdfast.collectives.nccl.plan import CODES, OPERATIONS, Abilities
+from holdfast.collectives.nccl.state import Result
 
 ABLE = Abilities((2, 28, 3), 2**63 - 1, False, mean=True, bfloat16=True, shrink=True)
 PATIENCE = 20.0

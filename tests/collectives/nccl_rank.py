@@ -14,7 +14,7 @@ import time
 import cupy
 
 from holdfast.collectives import GroupConfig
-from holdfast.collectives.nccl import open_nccl
+from holdfast.collectives.nccl.communicator import open_nccl
 from holdfast.collectives.rendezvous import Rendezvous
 from holdfast.errors import CommunicationError
 

@@ -8,9 +8,9 @@ from hypothesis.extra import numpy as arrays
 from tests.collectives.room import together
 
 from holdfast.collectives.compression import compression, compressions, register
-from holdfast.collectives.compressor import Layout
-from holdfast.collectives.feedback import PowerSGD, TopK, largest, orthonormalise
-from holdfast.collectives.rounding import BLOCK, Float16, dequantise, quantise
+from holdfast.collectives.compression.compressor import Layout
+from holdfast.collectives.compression.feedback import PowerSGD, TopK, largest, orthonormalise
+from holdfast.collectives.compression.rounding import BLOCK, Float16, dequantise, quantise
 from holdfast.errors import UsageError
 
 NAMES = ["bfloat16", "float16", "int8", "top-k:0.1", "powersgd:2"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from holdfast.collectives.communicator import sum_type
 from holdfast.collectives.cost import ALGORITHMS, CostModel
-from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.links.link import LinkConfig
 from holdfast.collectives.scheduled import ScheduledCommunicator
 from holdfast.errors import CollectiveMismatch, CommunicationError, UsageError
 

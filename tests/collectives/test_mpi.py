@@ -117,7 +117,7 @@ def test_a_rank_alone_is_told_to_take_mpiexec(mpi, tmp_path):
 
 ALONE = """
 from holdfast.collectives import GroupConfig
-from holdfast.collectives.mpi_native import open_mpi
+from holdfast.collectives.mpi.native import open_mpi
 from holdfast.errors import UsageError
 try:
     open_mpi(GroupConfig(0, 2, transport="mpi"))

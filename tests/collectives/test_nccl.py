@@ -11,10 +11,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from holdfast.collectives import nccl_engine
 from holdfast.collectives.communicator import GroupConfig
-from holdfast.collectives.nccl import NcclCommunicator, meet
-from holdfast.collectives.nccl_state import Result
+from holdfast.collectives.nccl import engine
+from holdfast.collectives.nccl.communicator import NcclCommunicator, meet
+from holdfast.collectives.nccl.state import Result
 from holdfast.collectives.schedule import chunk_bounds
 from holdfast.errors import (
     CommunicationError,
@@ -416,7 +416,7 @@ def test_a_call_that_fails_at_once_is_aborted(group, verb):
 
 
 def test_an_abort_that_hangs_is_left_to_itself(group, monkeypatch, caplog):
-    monkeypatch.setattr(nccl_engine, "ABORT_SECONDS", 0.05)
+    monkeypatch.setattr(engine, "ABORT_SECONDS", 0.05)
     group.timeout = 0.2
 
     def body(each):
@@ -468,7 +468,7 @@ def test_close_breaks_off_a_call_of_another_thread(group):
 
 
 def test_what_has_not_ended_at_the_close_fails(group, monkeypatch):
-    monkeypatch.setattr("holdfast.collectives.nccl_state.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("holdfast.collectives.nccl.state.CLOSE_SECONDS", 0.1)
 
     def body(each):
         work = each.communicator.all_reduce(each.data(8), async_op=True)

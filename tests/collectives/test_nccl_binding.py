@@ -6,9 +6,9 @@ import types
 
 import pytest
 
-from holdfast.collectives import nccl_binding
-from holdfast.collectives.nccl_binding import ID_BYTES, Nccl4py, NcclError, PyNccl, load_binding
-from holdfast.collectives.nccl_state import Result
+from holdfast.collectives.nccl import binding as bindings
+from holdfast.collectives.nccl.binding import ID_BYTES, Nccl4py, NcclError, PyNccl, load_binding
+from holdfast.collectives.nccl.state import Result
 from holdfast.errors import MissingDependency, UsageError
 
 COLLECTIVES = {
@@ -80,8 +80,8 @@ def theirs(monkeypatch):
 
 
 def test_versions_before_and_after_2_9():
-    assert nccl_binding.parse_version(2708) == (2, 7, 8)
-    assert nccl_binding.parse_version(22703) == (2, 27, 3)
+    assert bindings.parse_version(2708) == (2, 7, 8)
+    assert bindings.parse_version(22703) == (2, 27, 3)
 
 
 def test_nccl4py_is_handed_pointers(theirs):
@@ -227,12 +227,12 @@ def test_pynccls_errors_become_ours(functions, code, result, words):
 
 
 def test_the_best_installed_binding_is_taken(theirs, functions, monkeypatch):
-    monkeypatch.setattr(nccl_binding, "_installed", lambda module: True)
+    monkeypatch.setattr(bindings, "_installed", lambda module: True)
     assert load_binding().name == "nccl4py"
     assert load_binding("pynccl").name == "pynccl"
-    monkeypatch.setattr(nccl_binding, "_installed", lambda module: module == "pynccl")
+    monkeypatch.setattr(bindings, "_installed", lambda module: module == "pynccl")
     assert load_binding().name == "pynccl"
-    monkeypatch.setattr(nccl_binding, "_installed", lambda module: False)
+    monkeypatch.setattr(bindings, "_installed", lambda module: False)
     with pytest.raises(MissingDependency, match=r"nccl4py.*holdfast\[cuda13\].*holdfast\[cuda12\]"):
         load_binding()
     with pytest.raises(UsageError, match="nccl4py, pynccl"):

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from holdfast.collectives.nccl import NcclCommunicator
-from holdfast.collectives.nccl_binding import load_binding
-from holdfast.collectives.nccl_gpu import CupyGpu
+from holdfast.collectives.nccl.binding import load_binding
+from holdfast.collectives.nccl.communicator import NcclCommunicator
+from holdfast.collectives.nccl.gpu import CupyGpu
 from holdfast.errors import MissingDependency, UsageError
 
 pytestmark = pytest.mark.gpu

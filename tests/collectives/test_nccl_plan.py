@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.collectives import nccl_plan as plans
-from holdfast.collectives.nccl_plan import Abilities, Call, ElementType
+from holdfast.collectives.nccl import plan as plans
+from holdfast.collectives.nccl.plan import Abilities, Call, ElementType
 from holdfast.collectives.schedule import chunk_bounds
 from holdfast.errors import UsageError
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.collectives.nccl_state import (
+from holdfast.collectives.nccl.state import (
     CLOSE_SECONDS,
     LONGEST_PAUSE,
     SHORTEST_PAUSE,

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast.collectives.picture import draw
 from holdfast.collectives.schedules.by_name import COLLECTIVES, by_name
+from holdfast.collectives.schedules.picture import draw
 from holdfast.errors import UsageError
 from holdfast.launch.cli import main
 

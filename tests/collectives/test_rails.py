@@ -8,10 +8,10 @@ import socket
 import numpy as np
 import pytest
 
-from holdfast.collectives.frame import HEADER_SIZE
-from holdfast.collectives.handshake import CHALLENGE_SIZE, HELLO_SIZE, WELCOME_SIZE
-from holdfast.collectives.link import LinkConfig
-from holdfast.collectives.tcp import TcpTransport
+from holdfast.collectives.links.frame import HEADER_SIZE
+from holdfast.collectives.links.handshake import CHALLENGE_SIZE, HELLO_SIZE, WELCOME_SIZE
+from holdfast.collectives.links.link import LinkConfig
+from holdfast.collectives.links.tcp import TcpTransport
 from holdfast.fabric.relay.cut import Cut, CutRelay
 
 pytestmark = pytest.mark.local

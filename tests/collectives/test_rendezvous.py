@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from holdfast.collectives import GroupConfig, connect, handshake
+from holdfast.collectives import GroupConfig, connect
+from holdfast.collectives.links import handshake
 from holdfast.collectives.rendezvous import Rendezvous, listen
 from holdfast.errors import AuthenticationError, ProtocolError, RendezvousError, UsageError
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.collectives import cost, proof, schedule
+from holdfast.collectives import cost, schedule
 from holdfast.collectives.schedule import Receive, Schedule, Send, Step, ring_reduction_order
-from holdfast.collectives.schedules import direct, ring, rooted, tree, two_level
+from holdfast.collectives.schedules import direct, proof, ring, rooted, tree, two_level
 from holdfast.collectives.schedules.all_reduce import FAMILIES, all_reduce
 from holdfast.errors import UsageError
 

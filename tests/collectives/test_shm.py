@@ -15,11 +15,12 @@ import time
 import numpy as np
 import pytest
 
-from holdfast.collectives import GroupConfig, connect, meeting, reducing
-from holdfast.collectives.call import dtype_sign
+from holdfast.collectives import GroupConfig, connect
 from holdfast.collectives.communicator import COMBINE
-from holdfast.collectives.mailbox import SLOT, SLOTS
 from holdfast.collectives.schedule import chunk_bounds, ring_reduction_order
+from holdfast.collectives.shm import meeting, reducing
+from holdfast.collectives.shm.call import dtype_sign
+from holdfast.collectives.shm.mailbox import SLOT, SLOTS
 from holdfast.errors import CollectiveMismatch, CommunicationError, DeadlineExceeded, PeerLost
 
 pytestmark = pytest.mark.local

@@ -11,11 +11,11 @@ import threading
 import numpy as np
 import pytest
 
-from holdfast.collectives import handshake
-from holdfast.collectives.frame import HEADER_SIZE
-from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.links import handshake
+from holdfast.collectives.links.frame import HEADER_SIZE
+from holdfast.collectives.links.link import LinkConfig
+from holdfast.collectives.links.tcp import TcpTransport
 from holdfast.collectives.scheduled import ScheduledCommunicator
-from holdfast.collectives.tcp import TcpTransport
 from holdfast.errors import CommunicationError, DeadlineExceeded
 from holdfast.fabric.relay.cut import Cut, CutRelay, Direction
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from holdfast.collectives.communicator import COMBINE
-from holdfast.collectives.link import Link, LinkConfig
-from holdfast.collectives.rail import Rail
+from holdfast.collectives.links.link import Link, LinkConfig
+from holdfast.collectives.links.rail import Rail
 from holdfast.errors import (
     CommunicationError,
     DeadlineExceeded,

@@ -2,7 +2,7 @@
 
 A `Compressor` belongs to one bucket and sums it with the collectives of a `Communicator`.
 `rounding.py` has those that keep fewer bits, `feedback.py` those that keep what they left out for
-the next step; `compression.py` knows them by name.
+the next step; `compression/by_name.py` knows them by name.
 
 Rules:
 - What is decoded comes from bytes that all ranks have, by operations whose result IEEE 754 fixes:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from holdfast.collectives.arrays import PIECE, SharedArrays, windows
-from holdfast.collectives.call import CALLS, Call, describe
 from holdfast.collectives.communicator import Array
-from holdfast.collectives.meeting import Meetings
+from holdfast.collectives.shm.arrays import PIECE, SharedArrays, windows
+from holdfast.collectives.shm.call import CALLS, Call, describe
+from holdfast.collectives.shm.meeting import Meetings
 
 _BYTE = np.dtype(np.uint8)
 STAGED = "a staged copy"

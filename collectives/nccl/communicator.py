@@ -9,8 +9,8 @@ So a result is there for whatever the caller's stream does next, not for the hos
 must be known before anything is built on the result, as before an optimizer's step, wait with a
 timeout: `work.wait(math.inf)` returns when the collective has ended on the GPU, or raises.
 
-Start reading at `nccl_state.py` (a communicator's life) and `nccl_plan.py` (which calls make up a
-collective); `nccl_engine.py` carries both out, over a `Binding` and a `Gpu`.
+Start reading at `nccl/state.py` (a communicator's life) and `nccl/plan.py` (which calls make up a
+collective); `nccl/engine.py` carries both out, over a `Binding` and a `Gpu`.
 """
 
 import math
@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from holdfast.collectives import nccl_plan as plans
 from holdfast.collectives.communicator import Array, GroupConfig, Op
-from holdfast.collectives.nccl_binding import ID_BYTES, Binding, NcclError, load_binding
-from holdfast.collectives.nccl_engine import Job, NcclEngine
-from holdfast.collectives.nccl_gpu import CupyGpu, Gpu
-from holdfast.collectives.nccl_plan import ElementType
+from holdfast.collectives.nccl import plan as plans
+from holdfast.collectives.nccl.binding import ID_BYTES, Binding, NcclError, load_binding
+from holdfast.collectives.nccl.engine import Job, NcclEngine
+from holdfast.collectives.nccl.gpu import CupyGpu, Gpu
+from holdfast.collectives.nccl.plan import ElementType
 from holdfast.collectives.rendezvous import Rendezvous, Table, host_identity
 from holdfast.collectives.schedule import chunk_bounds
 from holdfast.errors import CommunicationError, ProtocolError, RendezvousError, UsageError

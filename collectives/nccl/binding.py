@@ -13,8 +13,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from holdfast.collectives.nccl_plan import Abilities
-from holdfast.collectives.nccl_state import Result
+from holdfast.collectives.nccl.plan import Abilities
+from holdfast.collectives.nccl.state import Result
 from holdfast.errors import MissingDependency, UsageError
 
 log = logging.getLogger("holdfast.nccl")
@@ -26,7 +26,7 @@ _SHRINK_ABORT = 1  # NCCL_SHRINK_ABORT: end what the parent has in flight first
 
 
 class NcclError(Exception):
-    """A call of the library failed; becomes a CommunicationError in `nccl_state.py`."""
+    """A call of the library failed; becomes a CommunicationError in `nccl/state.py`."""
 
     def __init__(self, result: Result, detail: str) -> None:
         super().__init__(f"{result.name}: {detail}")
@@ -37,7 +37,7 @@ class NcclError(Exception):
 class Binding(Protocol):
     """NCCL's calls, on pointers of the GPU (int), for one communicator handle at a time.
 
-    `kind` and `op` are NCCL's codes (`nccl_plan.py`), `stream` is a cudaStream_t. All raise
+    `kind` and `op` are NCCL's codes (`nccl/plan.py`), `stream` is a cudaStream_t. All raise
     NcclError. The caller sees to it that no two threads use a handle at a time.
     """
 

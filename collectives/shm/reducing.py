@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from holdfast.collectives.arrays import PIECE, SharedArrays, windows
-from holdfast.collectives.call import agreed, describe
 from holdfast.collectives.communicator import Array, Op
-from holdfast.collectives.meeting import Meetings
 from holdfast.collectives.schedule import chunk_bounds
-from holdfast.collectives.summing import BLOCK_BYTES, Sum
+from holdfast.collectives.shm.arrays import PIECE, SharedArrays, windows
+from holdfast.collectives.shm.call import agreed, describe
+from holdfast.collectives.shm.meeting import Meetings
+from holdfast.collectives.shm.summing import BLOCK_BYTES, Sum
 
 SMALL = 16 << 10
 """Up to this many bytes every rank adds up the whole array."""

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
-from holdfast.collectives.proof import Symbols, rounds, start
 from holdfast.collectives.schedule import Receive, Schedule
+from holdfast.collectives.schedules.proof import Symbols, rounds, start
 from holdfast.errors import UsageError
 
 MOST_RANKS, MOST_ROUNDS, MOST_CHUNKS = 16, 40, 64

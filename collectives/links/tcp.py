@@ -18,15 +18,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from holdfast.collectives.door import Door
-from holdfast.collectives.frame import HEADER_SIZE, CorruptFrame
-from holdfast.collectives.handshake import Hello
-from holdfast.collectives.link import Link, LinkConfig
-from holdfast.collectives.rail import Rail
-from holdfast.collectives.redial import Redial
-from holdfast.collectives.resolver import Resolver
-from holdfast.collectives.sockets import Connection, flight, queued, tune
-from holdfast.collectives.tls import TlsSocket
+from holdfast.collectives.links.door import Door
+from holdfast.collectives.links.frame import HEADER_SIZE, CorruptFrame
+from holdfast.collectives.links.handshake import Hello
+from holdfast.collectives.links.link import Link, LinkConfig
+from holdfast.collectives.links.rail import Rail
+from holdfast.collectives.links.redial import Redial
+from holdfast.collectives.links.resolver import Resolver
+from holdfast.collectives.links.sockets import Connection, flight, queued, tune
+from holdfast.collectives.links.tls import TlsSocket
 from holdfast.collectives.witness import Blind, Witness
 from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost, ProtocolError
 

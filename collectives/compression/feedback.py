@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.collectives.communicator import Array, Communicator
-from holdfast.collectives.compressor import Layout, all_gather_bytes, all_reduce_bytes
+from holdfast.collectives.compression.compressor import Layout, all_gather_bytes, all_reduce_bytes
 
 FRACTION = 0.01
 RANK = 2

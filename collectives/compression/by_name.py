@@ -5,9 +5,9 @@ Another package adds one with `register`.
 
 from collections.abc import Callable
 
-from holdfast.collectives.compressor import Compression
-from holdfast.collectives.feedback import FRACTION, RANK, PowerSGD, TopK
-from holdfast.collectives.rounding import Bfloat16, Float16, Int8
+from holdfast.collectives.compression.compressor import Compression
+from holdfast.collectives.compression.feedback import FRACTION, RANK, PowerSGD, TopK
+from holdfast.collectives.compression.rounding import Bfloat16, Float16, Int8
 from holdfast.errors import UsageError
 
 _kinds: dict[str, Callable[[float | None], Compression]] = {}

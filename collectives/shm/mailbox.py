@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.collectives.meeting import LINE, Counter, Meetings
-from holdfast.collectives.memory import Segment
+from holdfast.collectives.shm.meeting import LINE, Counter, Meetings
+from holdfast.collectives.shm.memory import Segment
 from holdfast.errors import CollectiveMismatch
 
 SLOT: Final = 64 << 10

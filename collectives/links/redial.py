@@ -1,6 +1,6 @@
 """When a broken link is dialled again: at once, then after pauses that grow, for ever. Pure."""
 
-from holdfast.collectives.link import LinkConfig
+from holdfast.collectives.links.link import LinkConfig
 
 
 class Redial:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from holdfast.collectives.communicator import Communicator, GroupConfig
 from holdfast.collectives.cost import CostModel
-from holdfast.collectives.mpi_group import MpiGroup, join
-from holdfast.collectives.mpi_process import HIGHEST_TAG, Patience
+from holdfast.collectives.mpi.group import MpiGroup, join
+from holdfast.collectives.mpi.process import HIGHEST_TAG, Patience
 from holdfast.collectives.scheduled import ScheduledCommunicator
 from holdfast.errors import CollectiveMismatch, CommunicationError, PeerLost
 

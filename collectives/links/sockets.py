@@ -7,9 +7,9 @@ import struct
 import sys
 import termios
 
-from holdfast.collectives.link import LinkConfig
-from holdfast.collectives.rail import Flight
-from holdfast.collectives.tls import TlsSocket
+from holdfast.collectives.links.link import LinkConfig
+from holdfast.collectives.links.rail import Flight
+from holdfast.collectives.links.tls import TlsSocket
 from holdfast.errors import UsageError
 
 _NOTSENT_LOWAT = 25

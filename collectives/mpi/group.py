@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.collectives.communicator import GroupConfig
-from holdfast.collectives.mpi_process import INSTALL, MpiProcess, Patience, mpi_process
+from holdfast.collectives.mpi.process import INSTALL, MpiProcess, Patience, mpi_process
 from holdfast.errors import (
     CollectiveMismatch,
     CommunicationError,

@@ -9,8 +9,8 @@ is behind it on the others. And it carries no message that another rail would ha
 
 A rail is *suspected* when the peer's host has taken nothing that was in flight for a while: what it
 carries goes over the others, and it gets no more until it moves again. It is not given up: slow is
-not dead. A rail that joins others is *warmed up*: it carries one message at a time until some have
-arrived.
+not dead. A rail that comes back is *warmed up* beside others: it carries one message at a time
+until some have arrived.
 
 Rule: a rail never decides what is delivered; it asks its link by the message's number.
 """
@@ -18,16 +18,16 @@ Rule: a rail never decides what is delivered; it asks its link by the message's 
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from holdfast.collectives.frame import HEADER_SIZE, CorruptFrame, Header, Kind
+from holdfast.collectives.links.frame import HEADER_SIZE, CorruptFrame, Header, Kind
 from holdfast.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from holdfast.collectives.link import Link
+    from holdfast.collectives.links.link import Link
 
 SMALL_BEFORE_ACK = 32
 """Small messages are acknowledged with whatever flows back, or after this many."""
 WARM_AFTER = 4
-"""Messages that a new rail beside others carries one by one."""
+"""Messages that a rail which came back, beside others, carries one by one."""
 ROUND_TRIPS = 4
 """A rail is not suspected before this many of its round trips are over."""
 MOMENT = 0.032
@@ -79,6 +79,7 @@ class Rail:
         self._leave_due = False
         self._heard = 0.0
         self._spoke = 0.0
+        self._stood = False  # whether it was attached before: then it has to prove itself
         self._warming = 0
         self._acknowledged_bytes = -1  # by the peer's host, when it was last looked
         self._stuck_since = 0.0
@@ -345,7 +346,8 @@ class Rail:
         """Go on over a new connection; the peer has `peer_received` messages."""
         assert not self.attached
         self._link.acknowledge(peer_received)
-        self._warming = WARM_AFTER if self._link.has_other(self) else 0
+        self._warming = WARM_AFTER if self._stood and self._link.has_other(self) else 0
+        self._stood = True
         self.attached = True
         self.suspected = False
         self._heard = self._spoke = self._stuck_since = now

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from holdfast.collectives import memory
-from holdfast.collectives.memory import Segment
+from holdfast.collectives.shm import memory
+from holdfast.collectives.shm.memory import Segment
 from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost
 
 Exchange = Callable[[dict[str, Any]], list[dict[str, Any]]]

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from holdfast.collectives.call import CALLS, PRIVATE, Call, agreed
 from holdfast.collectives.communicator import Array
-from holdfast.collectives.meeting import Meetings
-from holdfast.collectives.memory import Segment
+from holdfast.collectives.shm.call import CALLS, PRIVATE, Call, agreed
+from holdfast.collectives.shm.meeting import Meetings
+from holdfast.collectives.shm.memory import Segment
 
 PIECE: Final = 1 << 20
 """Bytes of the stage's four parts: what goes in and what comes out, each twice in turn."""

@@ -30,8 +30,8 @@ from holdfast.collectives.communicator import (
     validate_scatter,
 )
 from holdfast.collectives.execution import call_tag
-from holdfast.collectives.mpi import MpiTransport
-from holdfast.collectives.mpi_group import MpiGroup, join
+from holdfast.collectives.mpi.group import MpiGroup, join
+from holdfast.collectives.mpi.transport import MpiTransport
 from holdfast.collectives.schedule import chunk_bounds
 from holdfast.collectives.witness import Blind, Witness
 from holdfast.collectives.work import WorkQueue

@@ -8,7 +8,7 @@ opening ── success ─▶ ready ── leave ─▶ closing ── success, 
  broken ◀─────────────┴────────────────────────┘ ─────────── leave ────────────┘
 ```
 
-Nothing here touches the library, a GPU or a clock; `nccl_engine.py` carries the instructions out.
+Nothing here touches the library, a GPU or a clock; `nccl/engine.py` carries the instructions out.
 The rules are NCCL's for non-blocking communicators: after every call the library is asked until it
 is no longer in progress, and only then may the stream be used; after an error only an abort is of
 use (NCCL user guide, "Fault Tolerance", "Group Calls").

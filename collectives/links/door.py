@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from holdfast.collectives import handshake
-from holdfast.collectives.handshake import Hello
-from holdfast.collectives.link import LinkConfig
-from holdfast.collectives.sockets import Connection, tune
-from holdfast.collectives.tls import TlsSocket
+from holdfast.collectives.links import handshake
+from holdfast.collectives.links.handshake import Hello
+from holdfast.collectives.links.link import LinkConfig
+from holdfast.collectives.links.sockets import Connection, tune
+from holdfast.collectives.links.tls import TlsSocket
 from holdfast.errors import AuthenticationError, ProtocolError
 
 PURPOSE = b"link"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.collectives.communicator import Array, Communicator
-from holdfast.collectives.compressor import (
+from holdfast.collectives.compression.compressor import (
     Layout,
     all_gather_bytes,
     all_reduce_bytes,

@@ -1,4 +1,4 @@
-"""What carries out the instructions of `nccl_state.py`: one communicator's stream, lock and watch.
+"""What carries out the instructions of `nccl/state.py`: one communicator's stream, lock and watch.
 
 One thread at a time uses NCCL's handle. A thread of the engine's watches what is in flight; when
 nothing has ended for the timeout, or NCCL reports an error, the state machine has it aborted, so
@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from holdfast.collectives.communicator import Array, Op
-from holdfast.collectives.nccl_binding import Binding, NcclError
-from holdfast.collectives.nccl_gpu import Event, Gpu
-from holdfast.collectives.nccl_plan import OPERATIONS, Call, ElementType
-from holdfast.collectives.nccl_state import (
+from holdfast.collectives.nccl.binding import Binding, NcclError
+from holdfast.collectives.nccl.gpu import Event, Gpu
+from holdfast.collectives.nccl.plan import OPERATIONS, Call, ElementType
+from holdfast.collectives.nccl.state import (
     Abort,
     Answer,
     Ask,
@@ -36,7 +36,7 @@ from holdfast.collectives.nccl_state import (
     Separate,
     Shrink,
 )
-from holdfast.collectives.nccl_state import Event as StateEvent
+from holdfast.collectives.nccl.state import Event as StateEvent
 from holdfast.collectives.work import Work
 from holdfast.errors import CommunicationError, DeadlineExceeded
 

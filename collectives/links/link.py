@@ -21,9 +21,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from holdfast.collectives.checksum import ChecksumName, checksum
-from holdfast.collectives.rail import Rail
-from holdfast.collectives.tls import Tls
+from holdfast.collectives.links.checksum import ChecksumName, checksum
+from holdfast.collectives.links.rail import Rail
+from holdfast.collectives.links.tls import Tls
 from holdfast.errors import CollectiveMismatch, ProtocolError, UsageError
 
 FURTHEST_AHEAD = 1 << 16

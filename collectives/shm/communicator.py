@@ -17,8 +17,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from holdfast.collectives.arrays import SharedArrays
-from holdfast.collectives.call import PRIVATE, describe, dtype_sign
 from holdfast.collectives.communicator import (
     Array,
     Op,
@@ -30,11 +28,13 @@ from holdfast.collectives.communicator import (
     validate_root,
     validate_scatter,
 )
-from holdfast.collectives.mailbox import Mailbox
-from holdfast.collectives.meeting import Exchange, Meetings
-from holdfast.collectives.moving import Take, gather_chunks, move
-from holdfast.collectives.reducing import Reducer, flat
 from holdfast.collectives.schedule import chunk_bounds
+from holdfast.collectives.shm.arrays import SharedArrays
+from holdfast.collectives.shm.call import PRIVATE, describe, dtype_sign
+from holdfast.collectives.shm.mailbox import Mailbox
+from holdfast.collectives.shm.meeting import Exchange, Meetings
+from holdfast.collectives.shm.moving import Take, gather_chunks, move
+from holdfast.collectives.shm.reducing import Reducer, flat
 from holdfast.collectives.work import Work, WorkQueue
 
 T = TypeVar("T")

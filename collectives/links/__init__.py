@@ -1,0 +1,1 @@
+"""Links over TCP, which outlive their connections; start at `link.py`."""

@@ -1,0 +1,1 @@
+"""Arrays of GPUs, over NCCL; start at `state.py`."""
