@@ -5,6 +5,7 @@ executed once, above `Transport` (`scheduled.py`); what has collectives of its o
 MPI and NCCL) implements `Communicator` directly. Collectives take arrays, never models.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, overload
 
@@ -35,10 +36,15 @@ class Transport(Protocol):
 
     All calls are made by one thread at a time. A buffer given to `send` is borrowed: it must not
     change until `flush` has returned or the receiver is known to have it.
+
+    While `wait` or `flush` sleeps, it is in the context `asleep`, which whoever uses the transport
+    may set: in there another thread may call `send` and `post`, and what it gives is on its way at
+    once.
     """
 
     rank: int
     world_size: int
+    asleep: AbstractContextManager[None]
 
     def send(self, peer: int, data: memoryview, tag: int) -> None:
         """Queue `data` for `peer` and return at once; `tag` (16 bits) says of which call it is."""
@@ -56,8 +62,8 @@ class Transport(Protocol):
         Raises CollectiveMismatch if its message has another size or tag.
         """
 
-    def flush(self) -> None:
-        """Wait until every receiver has all that was sent to it."""
+    def flush(self, count: int | None = None) -> None:
+        """Wait until the receivers have the first `count` messages that were sent (None: all)."""
 
     def service(self) -> None:
         """Do what is due while no collective runs (heartbeats, reconnections) and return."""

@@ -1,8 +1,8 @@
 """A plan carried out on arrays, one instruction after the other. Pure.
 
 `execute` goes through a rank's moves (`plan.py`), adds what has come, and yields what is to be sent
-and received; whoever takes the instructions has the wire (`scheduled.py` a transport, the
-simulation a virtual one).
+and received; whoever takes the instructions has the wire (`call.py` a transport, the simulation a
+virtual one).
 """
 
 import zlib
@@ -41,6 +41,7 @@ class Scratch:
         """`memory` are `scratch_bytes` bytes (uint8) or more to use; None: memory of its own."""
         if memory is None:
             memory = np.empty(scratch_bytes(plan, dtype), np.uint8)
+        self.memory = memory
         arrays, start = [], 0
         for length, kind in _scratch(plan, np.dtype(dtype)):
             arrays.append(memory[start : start + length * kind.itemsize].view(kind))

@@ -95,10 +95,15 @@ Move = Emit | Give | Await | Enter | Combine | Finish | Copy
 
 @dataclass(frozen=True)
 class Plan:
-    """A rank's moves, and how many elements of scratch memory they take in each place."""
+    """A rank's moves, and how many elements of scratch memory they take in each place.
+
+    `issues` of the moves send something or give a place: after the last of them, all that is left
+    is to await and add.
+    """
 
     world_size: int
     moves: tuple[Move, ...]
+    issues: int
     came: int
     wide: int
     copies: int
@@ -139,7 +144,10 @@ def plan(
         moves += [Copy(Part(X, a, b - a), Part(OUT, a, b - a)) for a, b in places]
     if not finish:
         moves = [move for move in moves if not isinstance(move, Finish)]
-    return Plan(schedule.world_size, tuple(moves), slots * slot, slot if wide else 0, draft.copies)
+    issues = sum(isinstance(move, Emit | Give) for move in moves)
+    return Plan(
+        schedule.world_size, tuple(moves), issues, slots * slot, slot if wide else 0, draft.copies
+    )
 
 
 class _Arrival(NamedTuple):
@@ -213,7 +221,7 @@ class _Draft:
             count = min(self.length, stop - at)
             due = self._due.get(send.peer, -1)
             for run in landed.values():
-                if run.start < at + count and at < run.stop:
+                if run.indices and run.start < at + count and at < run.stop:
                     last = (min(at + count, run.stop) - 1 - run.start) // self.length
                     due = max(due, run.indices[last])
             self._due[send.peer] = due

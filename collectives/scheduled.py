@@ -1,16 +1,19 @@
-"""Collectives by schedules, over any transport: the instructions of `execution.py` meet a wire.
+"""Collectives by schedules, over any transport: which schedule, and on what arrays.
 
 Rule: which schedule is carried out is a function of what all ranks agree on: the call, its
 arrays' size and type, the world size, the algorithm's name and the cost model.
 """
 
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from holdfast.collectives.call import Call, Planned, Sending
 from holdfast.collectives.communicator import (
     Array,
     Op,
@@ -25,15 +28,8 @@ from holdfast.collectives.communicator import (
     validate_scatter,
 )
 from holdfast.collectives.cost import CostModel
-from holdfast.collectives.execution import (
-    Outgoing,
-    Place,
-    Scratch,
-    call_tag,
-    execute,
-    scratch_bytes,
-)
-from holdfast.collectives.plan import Await, Plan, plan
+from holdfast.collectives.execution import call_tag
+from holdfast.collectives.plan import plan
 from holdfast.collectives.schedule import Schedule, chunk_bounds
 from holdfast.collectives.schedules.all_reduce import all_reduce
 from holdfast.collectives.schedules.direct import (
@@ -61,14 +57,6 @@ Places = Sequence[tuple[int, int]]
 
 PLANS = 256
 """Calls whose plans are kept."""
-
-
-class _Ready(NamedTuple):
-    """A call that can be carried out at once."""
-
-    plan: Plan
-    scratch: Scratch
-    tag: int
 
 
 class ScheduledCommunicator:
@@ -100,14 +88,15 @@ class ScheduledCommunicator:
             all_reduce(algorithm, self.world_size, 0)
         self._algorithm = algorithm
         self._model = model or CostModel()
-        self._wire = transport
+        self.wire = transport
         self._segment = segment
-        self._memory = np.empty(0, np.uint8)
-        self._plans: dict[tuple[Any, ...], _Ready] = {}
-        self._witness = witness or Blind()
+        self._plans: dict[tuple[Any, ...], Planned] = {}
+        self._planning = threading.Lock()
+        self._sending = Sending(transport, witness or Blind())
         self._queue = WorkQueue(
             f"holdfast-{name}-{self.rank}", idle=transport.service, abort=transport.abort
         )
+        transport.asleep = self._queue.asleep
 
     # The Communicator protocol
 
@@ -121,73 +110,71 @@ class ScheduledCommunicator:
         """Combine every rank's `x` into `out`."""
         target = x if out is None else out
         validate(op, x, target)
-        return self._call(lambda: self._all_reduce(x, op, target), async_op)
+        return self._carry_out(self._all_reduce(x, op, target), async_op)
 
     def reduce_scatter(self, x: Array, op: Op = "sum", *, async_op: bool = False) -> Any:
         """Return this rank's chunk of the combined `x`."""
         validate(op, x, None)
-        return self._call(lambda: self._reduce_scatter(x, op), async_op)
+        return self._carry_out(self._reduce_scatter(x, op), async_op)
 
     def all_gather(self, x: Array, *, async_op: bool = False) -> Any:
         """Return every rank's `x`, stacked."""
         validate_moved(x)
-        return self._call(lambda: self._all_gather(x), async_op)
+        return self._carry_out(self._all_gather(x), async_op)
 
     def broadcast(self, x: Array, root: int = 0, *, async_op: bool = False) -> Any:
         """Overwrite `x` with `root`'s."""
         validate_root(root, self.world_size, x, self.rank)
-        return self._call(lambda: self._broadcast(x, root), async_op)
+        return self._carry_out(self._broadcast(x, root), async_op)
 
     def all_to_all(self, x: Array, *, async_op: bool = False) -> Any:
         """Return what the ranks have for this one."""
         validate_all_to_all(x, self.world_size)
-        return self._call(lambda: self._all_to_all(x), async_op)
+        return self._carry_out(self._all_to_all(x), async_op)
 
     def reduce(self, x: Array, op: Op = "sum", root: int = 0) -> Array | None:
         """Combine every rank's `x` at `root`, with the bits of a ring."""
         validate(op, x, None)
         validate_rank(root, self.world_size)
-        return self._queue.run(lambda: self._reduce(x, op, root))
+        return self._queue.run(self._reduce(x, op, root))
 
     def gather(self, x: Array, root: int = 0) -> Array | None:
         """Return every rank's `x`, stacked, at `root`."""
         validate_moved(x)
         validate_rank(root, self.world_size)
-        return self._queue.run(lambda: self._gather(x, root))
+        return self._queue.run(self._gather(x, root))
 
     def scatter(self, x: Array | None, out: Array, root: int = 0) -> Array:
         """Fill `out` with `root`'s `x[rank]`."""
         validate_scatter(x, out, root, self.world_size, self.rank)
-        return self._queue.run(lambda: self._scatter(x, out, root))
+        return self._queue.run(self._scatter(x, out, root))
 
     def send(self, x: Array, peer: int) -> None:
         """Send `x` to `peer`; return when it has it."""
         validate_peer(x, peer, self.world_size, self.rank, filled=False)
-        self._queue.run(lambda: self._point_to_point(_flat(x), self.rank, peer))
+        self._queue.run(self._point_to_point(_flat(x), self.rank, peer, lambda: None))
 
     def recv(self, x: Array, peer: int) -> Array:
         """Overwrite `x` with what `peer` sends."""
         validate_peer(x, peer, self.world_size, self.rank, filled=True)
-
-        def call() -> Array:
-            target = _target(x)
-            self._point_to_point(target, peer, self.rank)
-            return _put(target, x)
-
-        return self._queue.run(call)
+        target = _target(x)
+        return self._queue.run(
+            self._point_to_point(target, peer, self.rank, lambda: _put(target, x))
+        )
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
-        self._queue.run(self._barrier)
+        self._queue.run(self._barrier())
 
     def close(self) -> None:
         """Close the transport; may be called again."""
         self._queue.close()
-        self._wire.close(graceful=not self._queue.broken)
+        self.wire.asleep = contextlib.nullcontext()  # no call is begun any more
+        self.wire.close(graceful=not self._queue.broken)
 
     # Each collective: its arrays, its schedule, where its chunks are
 
-    def _all_reduce(self, x: Array, op: Op, out: Array) -> Array:
+    def _all_reduce(self, x: Array, op: Op, out: Array) -> Call[Array]:
         contiguous = out.flags.c_contiguous
         target = out.reshape(-1) if contiguous else np.empty(out.size, out.dtype)
         if x is out:
@@ -201,10 +188,7 @@ class ScheduledCommunicator:
             schedule = self._all_reduce_schedule(x)
             places = _even(x.size, schedule.chunks)
             ready = self._prepare(key, schedule, places, x, op, in_place=in_place)
-        self._carry_out(ready, source, target, op)
-        if not contiguous:
-            out[...] = target.reshape(out.shape)
-        return out
+        return Call(self._sending, ready, source, target, op, lambda: _put(target, out))
 
     def _all_reduce_schedule(self, x: Array) -> Schedule:
         algorithm, size = self._algorithm, self.world_size
@@ -214,7 +198,7 @@ class ScheduledCommunicator:
             algorithm = self._model.choose(size, x.nbytes)
         return all_reduce(algorithm, size, x.nbytes)
 
-    def _reduce_scatter(self, x: Array, op: Op) -> Array:
+    def _reduce_scatter(self, x: Array, op: Op) -> Call[Array]:
         total, bounds = np.empty(x.size, x.dtype), chunk_bounds(x.size, self.world_size)
         key = ("reduce_scatter", op, x.size, x.dtype)
         ready = self._plans.get(key)
@@ -223,10 +207,10 @@ class ScheduledCommunicator:
             make = direct_reduce_scatter if direct else ring_reduce_scatter
             places = _even(x.size, self.world_size)
             ready = self._prepare(key, make(self.world_size), places, x, op)
-        self._carry_out(ready, _flat(x), total, op)
-        return total[bounds[self.rank] : bounds[self.rank + 1]].copy()
+        mine = slice(bounds[self.rank], bounds[self.rank + 1])
+        return Call(self._sending, ready, _flat(x), total, op, lambda: total[mine].copy())
 
-    def _all_gather(self, x: Array) -> Array:
+    def _all_gather(self, x: Array) -> Call[Array]:
         out = np.empty((self.world_size, *x.shape), x.dtype)
         out[self.rank] = x
         key = ("all_gather", "", x.size, x.dtype)
@@ -235,11 +219,9 @@ class ScheduledCommunicator:
             direct = self._is_direct(out.nbytes)
             schedule = (direct_all_gather if direct else ring_all_gather)(self.world_size)
             ready = self._prepare(key, schedule, _equal(x.size, self.world_size), x)
-        flat = out.reshape(-1)
-        self._carry_out(ready, flat, flat)
-        return out
+        return self._moving(ready, out.reshape(-1), lambda: out)
 
-    def _broadcast(self, x: Array, root: int) -> Array:
+    def _broadcast(self, x: Array, root: int) -> Call[Array]:
         target = _flat(x) if self.rank == root else _target(x)
         key = ("broadcast", root, x.size, x.dtype)
         ready = self._plans.get(key)
@@ -247,10 +229,10 @@ class ScheduledCommunicator:
             name = self._model.choose_broadcast(self.world_size, x.nbytes)
             make = chain_broadcast if name == "chain" else binomial_broadcast
             ready = self._prepare(key, make(self.world_size, root), [(0, x.size)], x)
-        self._carry_out(ready, target, target)
-        return x if self.rank == root else _put(target, x)
+        is_root = self.rank == root
+        return self._moving(ready, target, lambda: x if is_root else _put(target, x))
 
-    def _all_to_all(self, x: Array) -> Array:
+    def _all_to_all(self, x: Array) -> Call[Array]:
         out = np.empty(x.shape, x.dtype)
         out[self.rank] = x[self.rank]
         key = ("all_to_all", "", x.size, x.dtype)
@@ -259,10 +241,9 @@ class ScheduledCommunicator:
             places = _equal(x.size // self.world_size, self.world_size)
             schedule = direct_all_to_all(self.world_size)
             ready = self._prepare(key, schedule, places + places, x)
-        self._carry_out(ready, _flat(x), out.reshape(-1))
-        return out
+        return Call(self._sending, ready, _flat(x), out.reshape(-1), "sum", lambda: out)
 
-    def _reduce(self, x: Array, op: Op, root: int) -> Array | None:
+    def _reduce(self, x: Array, op: Op, root: int) -> Call[Array | None]:
         total = np.empty(x.shape, x.dtype)
         key = ("reduce", (op, root), x.size, x.dtype)
         ready = self._plans.get(key)
@@ -271,10 +252,10 @@ class ScheduledCommunicator:
             schedule = (direct_reduce if direct else ring_reduce)(self.world_size, root)
             places = _even(x.size, self.world_size)
             ready = self._prepare(key, schedule, places, x, op)
-        self._carry_out(ready, _flat(x), total.reshape(-1), op)
-        return total if self.rank == root else None
+        result = total if self.rank == root else None
+        return Call(self._sending, ready, _flat(x), total.reshape(-1), op, lambda: result)
 
-    def _gather(self, x: Array, root: int) -> Array | None:
+    def _gather(self, x: Array, root: int) -> Call[Array | None]:
         out, flat = None, _flat(x)
         if self.rank == root:
             out = np.empty((self.world_size, *x.shape), x.dtype)
@@ -285,23 +266,18 @@ class ScheduledCommunicator:
         if ready is None:
             schedule = direct_gather(self.world_size, root)
             ready = self._prepare(key, schedule, self._mine(x.size, root), x)
-        self._carry_out(ready, flat, flat)
-        return out
+        return self._moving(ready, flat, lambda: out)
 
-    def _scatter(self, x: Array | None, out: Array, root: int) -> Array:
+    def _scatter(self, x: Array | None, out: Array, root: int) -> Call[Array]:
         key = ("scatter", root, out.size, out.dtype)
         ready = self._plans.get(key)
         if ready is None:
             schedule = direct_scatter(self.world_size, root)
             ready = self._prepare(key, schedule, self._mine(out.size, root), out)
         if x is not None and self.rank == root:
-            flat = _flat(x)
-            self._carry_out(ready, flat, flat)
-            out[...] = x[root]
-            return out
+            return self._moving(ready, _flat(x), lambda: _copy(x[root], out))
         target = _target(out)
-        self._carry_out(ready, target, target)
-        return _put(target, out)
+        return self._moving(ready, target, lambda: _put(target, out))
 
     def _mine(self, count: int, root: int) -> Places:
         """Return where chunks are of which only the root has more than one."""
@@ -309,27 +285,33 @@ class ScheduledCommunicator:
             return _equal(count, self.world_size)
         return [(0, count if rank == self.rank else 0) for rank in range(self.world_size)]
 
-    def _point_to_point(self, x: Array, source: int, target: int) -> None:
+    def _point_to_point(
+        self, x: Array, source: int, target: int, result: Callable[[], T]
+    ) -> Call[T]:
         key = ("send", (source, target), x.size, x.dtype)
         ready = self._plans.get(key)
         if ready is None:
             schedule = point_to_point(self.world_size, source, target)
             ready = self._prepare(key, schedule, [(0, x.size)], x)
-        self._carry_out(ready, x, x)
+        return self._moving(ready, x, result)
 
-    def _barrier(self) -> None:
+    def _barrier(self) -> Call[None]:
         nothing = np.zeros(1, np.uint8)
         key = ("barrier", "")
         ready = self._plans.get(key)
         if ready is None:
             schedule = dissemination_barrier(self.world_size)
             ready = self._prepare(key, schedule, [(0, 1)], nothing)
-        self._carry_out(ready, nothing, nothing)
+        return self._moving(ready, nothing, lambda: None)
 
     # Their common part
 
-    def _call(self, call: Callable[[], T], async_op: bool) -> Any:
+    def _carry_out(self, call: Call[T], async_op: bool) -> Any:
         return self._queue.submit(call) if async_op else self._queue.run(call)
+
+    def _moving(self, ready: Planned, x: Array, result: Callable[[], T]) -> Call[T]:
+        """Return a call that adds nothing."""
+        return Call(self._sending, ready, x, x, "sum", result)
 
     def _is_direct(self, nbytes: int) -> bool:
         """Return whether a reduce-scatter, all-gather or reduce is a direct one, or a ring."""
@@ -346,7 +328,7 @@ class ScheduledCommunicator:
         op: str = "",
         *,
         in_place: bool = False,
-    ) -> _Ready:
+    ) -> Planned:
         """Plan a call on arrays like `x`, and keep the plan.
 
         `key` begins with the call's name and what of its arguments all ranks must agree on.
@@ -361,30 +343,12 @@ class ScheduledCommunicator:
             finish=op == "mean",
             in_place=in_place,
         )
-        needed = scratch_bytes(made, x.dtype)
-        if needed > self._memory.size or len(self._plans) >= PLANS:
-            self._plans.clear()  # with them goes what they hold of the memory
-            if needed > self._memory.size:
-                self._memory = np.empty(needed, np.uint8)
-        scratch = Scratch(made, x.dtype, self._memory)
         tag = call_tag(f"{key[0]} {schedule.name}", f"{key[1]}", x)
-        ready = self._plans[key] = _Ready(made, scratch, tag)
+        with self._planning:
+            if len(self._plans) >= PLANS:
+                self._plans.clear()
+            ready = self._plans[key] = Planned(made, x.dtype, tag)
         return ready
-
-    def _carry_out(self, ready: _Ready, x: Array, out: Array, op: Op = "sum") -> None:
-        wire, (made, scratch, tag) = self._wire, ready
-        each: Any  # of type `kind`, as in `execute`
-        for each in execute(made, x, out, scratch, op):
-            kind = type(each)
-            if kind is Await:
-                wire.wait(each.peer)
-            elif kind is Outgoing:
-                wire.send(each.peer, each.data, tag)
-            elif kind is Place:
-                wire.post(each.peer, each.into, tag)
-            else:
-                self._witness.phase(each.phase)
-        wire.flush()
 
 
 def _even(count: int, chunks: int) -> Places:
@@ -408,8 +372,14 @@ def _target(out: Array) -> Array:
     return out.reshape(-1) if out.flags.c_contiguous else np.empty(out.size, out.dtype)
 
 
+def _copy(x: Array, out: Array) -> Array:
+    """Return `out`, with what `x` holds."""
+    out[...] = x
+    return out
+
+
 def _put(target: Array, out: Array) -> Array:
-    """Return `out`, filled from what `_target` gave for it."""
-    if not out.flags.c_contiguous:
+    """Return `out`, filled from `target` if that is not its own memory."""
+    if not np.may_share_memory(target, out):
         out[...] = target.reshape(out.shape)
     return out

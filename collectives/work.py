@@ -2,13 +2,18 @@
 
 A queue holds calls that were made asynchronously. A thread carries them out while the caller
 computes; a caller that waits takes over what the thread has not begun, which spares a switch of
-threads. One lock, the engine's, is held while a call is carried out, so there is one at a time.
+threads. One lock, the engine's, is held while a call is carried out, so one at a time is.
+
+A `Staged` call may be begun while those before it wait for their peers: what it sends does not
+depend on them, and the wire need not be idle until they have ended. Whoever asks for it begins it,
+without a switch of threads, if nobody uses the wire just then.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 from holdfast.errors import CommunicationError, DeadlineExceeded
@@ -17,6 +22,24 @@ T = TypeVar("T")
 
 IDLE_SECONDS = 0.05
 """How often an idle queue looks after its links."""
+
+
+class Staged(Generic[T]):
+    """A call whose beginning waits for nobody: a callable that does the rest, and what goes before.
+
+    The wire is the caller's alone while one of its methods runs, but for where it waits.
+    """
+
+    issued = False
+    """Whether all that it sends and awaits is on its way: then the next call may begin."""
+
+    def begin(self) -> None:
+        """Do what does not wait; nothing if that is done, or cannot be done yet."""
+        raise NotImplementedError
+
+    def __call__(self) -> T:
+        """Do all that is not done yet; return the call's result."""
+        raise NotImplementedError
 
 
 class Work(Generic[T]):
@@ -56,8 +79,30 @@ class Work(Generic[T]):
             self._call = None
 
 
+class Asleep:
+    """The engine waits and leaves the wire alone: others may begin their calls meanwhile."""
+
+    def __init__(self, queue: "WorkQueue") -> None:
+        self._queue = queue
+
+    def __enter__(self) -> None:
+        self._queue._leave_wire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._queue._wire.acquire()
+
+
 class WorkQueue:
-    """The calls of one communicator, first come, first served."""
+    """The calls of one communicator, first come, first served.
+
+    `asleep` is a context for those calls: entered while one waits for its peers, and touches
+    nothing that others need.
+    """
 
     def __init__(
         self,
@@ -71,11 +116,15 @@ class WorkQueue:
         `abort` is called from another thread by `close`, and makes the call that is being carried
         out fail soon.
         """
+        self.asleep = Asleep(self)
         self._name = name
         self._idle = idle
         self._abort = abort
         self._pending: deque[Work[Any]] = deque()
-        self._engine = threading.Lock()
+        self._running: Callable[[], Any] | None = None
+        self._engine = threading.Lock()  # held by whoever carries out calls
+        self._wire = threading.Lock()  # held, too, by whoever moves anything
+        self._asked = False  # somebody found the wire taken
         self._wake = threading.Condition()
         self._closed = False
         self._broken: BaseException | None = None
@@ -84,7 +133,7 @@ class WorkQueue:
             self._start()
 
     def submit(self, call: Callable[[], T]) -> Work[T]:
-        """Queue `call` for the thread and return its handle at once."""
+        """Queue `call` for the thread and return its handle at once; begin it, if that can be."""
         self._check()
         work = Work(self, call)
         with self._wake:
@@ -92,15 +141,23 @@ class WorkQueue:
             if self._thread is None:
                 self._start()
             self._wake.notify()
+        self._begin_some()
         return work
 
     def run(self, call: Callable[[], T]) -> T:
         """Carry out `call` in this thread, after all that was queued before it."""
-        with self._engine:
-            while self._pending:
-                self._pending.popleft()._run()
-            self._check()
-            return self._guard(call)
+        if self._engine.acquire(blocking=False):
+            try:
+                if not self._pending:
+                    self._check()
+                    with self._wire:
+                        return self._guard(call)
+            finally:
+                self._engine.release()
+        work = Work(self, call)
+        self._pending.append(work)
+        self._begin_some()
+        return work.wait()
 
     @property
     def broken(self) -> bool:
@@ -131,15 +188,61 @@ class WorkQueue:
 
     def _guard(self, call: Callable[[], T]) -> T:
         """Call it; if it fails in any way, the ranks are out of step for good."""
+        self._running = call
         try:
             return call()
         except BaseException as error:
             self._broken = error
             raise
+        finally:
+            self._running = None
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
         self._thread.start()
+
+    # Beginning calls while others wait
+
+    def _begin_some(self) -> None:
+        """Begin the calls whose turn it is to begin; if the wire is taken, its user does it."""
+        self._asked = True
+        if self._wire.acquire(blocking=False):
+            self._leave_wire()
+
+    def _leave_wire(self) -> None:
+        """Begin what may begin, and release the wire, so that no call is overlooked."""
+        while True:
+            self._asked = False
+            try:
+                self._look_ahead()
+            finally:
+                self._wire.release()
+            if not self._asked or not self._wire.acquire(blocking=False):
+                return
+
+    def _look_ahead(self) -> None:
+        if self._closed or self._broken is not None:
+            return
+        calls = [self._running, *(work._call for work in tuple(self._pending))]
+        for call in calls:
+            if call is None:
+                continue
+            if not isinstance(call, Staged):
+                return
+            if not call.issued and call is not self._running:
+                try:
+                    call.begin()
+                except Exception as error:  # noqa: BLE001 - what waits for it is told
+                    self._broken = error
+                    return
+            if not call.issued:
+                return
+
+    # Carrying them out
+
+    def _run_next(self) -> None:
+        with self._wire:
+            self._pending.popleft()._run()
 
     def _carry_out(self, work: Work[Any], timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -149,7 +252,7 @@ class WorkQueue:
                 raise DeadlineExceeded(f"{self._name}: not done after {timeout:.3g} s")
             try:
                 if self._pending and not work.done():
-                    self._pending.popleft()._run()
+                    self._run_next()
             finally:
                 self._engine.release()
 
@@ -163,11 +266,12 @@ class WorkQueue:
             if self._pending:
                 with self._engine:
                     if self._pending and not self._closed:
-                        self._pending.popleft()._run()
+                        self._run_next()
             elif self._idle is not None and self._engine.acquire(blocking=False):
                 try:
                     if self._broken is None:
-                        self._guard(self._idle)
+                        with self._wire:
+                            self._guard(self._idle)
                 except Exception:  # noqa: BLE001 - kept by _guard: the next call raises it
                     pass
                 finally:

@@ -13,8 +13,9 @@
 All ranks need the same rails, checksum and TLS; algorithm and model are rank 0's.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +23,7 @@ from holdfast.collectives import LinkConfig
 from holdfast.collectives.cost import CostModel
 from holdfast.collectives.links.checksum import ChecksumName
 from holdfast.collectives.links.tls import Tls
-from holdfast.errors import UsageError
+from holdfast.errors import HoldfastError, UsageError
 
 _TLS = ("HOLDFAST_TLS_CERT", "HOLDFAST_TLS_KEY", "HOLDFAST_TLS_CA")
 
@@ -38,25 +39,41 @@ class Wires:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Wires":
-        """Read it from the environment; raise UsageError naming a bad variable."""
-        rails = environ.get("HOLDFAST_RAILS") or "1"
-        if not rails.isdecimal():
-            raise UsageError(f"HOLDFAST_RAILS must be a whole number, found {rails!r}")
+        """Read it from the environment.
+
+        Raises UsageError, or MissingDependency, naming a bad variable.
+        """
         return cls(
             interfaces=tuple(
                 name.strip()
                 for name in environ.get("HOLDFAST_INTERFACES", "").split(",")
                 if name.strip()
             ),
-            link=LinkConfig(
-                rails=int(rails),
-                checksum=cast(ChecksumName, environ.get("HOLDFAST_CHECKSUM") or "none"),
-                congestion=environ.get("HOLDFAST_CONGESTION", ""),
-                tls=_tls(environ),
-            ),
+            link=_link(environ),
             algorithm=environ.get("HOLDFAST_ALGORITHM") or "auto",
             model=_model(environ.get("HOLDFAST_MODEL", "")),
         )
+
+
+def _link(environ: Mapping[str, str]) -> LinkConfig:
+    link = LinkConfig(congestion=environ.get("HOLDFAST_CONGESTION", ""), tls=_tls(environ))
+    rails = environ.get("HOLDFAST_RAILS") or str(link.rails)
+    if not rails.isdecimal():
+        raise UsageError(f"HOLDFAST_RAILS must be a whole number, found {rails!r}")
+    with _blamed("HOLDFAST_RAILS"):
+        link = replace(link, rails=int(rails))
+    checksum = environ.get("HOLDFAST_CHECKSUM") or link.checksum
+    with _blamed("HOLDFAST_CHECKSUM"):
+        return replace(link, checksum=cast(ChecksumName, checksum))
+
+
+@contextmanager
+def _blamed(variable: str) -> Iterator[None]:
+    """Say of an error in what variable it is."""
+    try:
+        yield
+    except HoldfastError as error:
+        raise type(error)(f"{variable}: {error}") from None
 
 
 def _tls(environ: Mapping[str, str]) -> Tls | None:
@@ -68,8 +85,9 @@ def _tls(environ: Mapping[str, str]) -> Tls | None:
         raise UsageError(f"TLS needs {', '.join(_TLS)} together; not set: {', '.join(missing)}")
     certificate, key, authority = map(Path, given)
     tls = Tls(certificate, key, authority)
-    for listening in (True, False):
-        tls.context(listening=listening)  # a file that is of no use is told here
+    with _blamed(", ".join(_TLS)):
+        for listening in (True, False):
+            tls.context(listening=listening)  # a file that is of no use is told here
     return tls
 
 
@@ -77,9 +95,12 @@ def _model(path: str) -> CostModel | None:
     if not path:
         return None
     try:
-        return CostModel.from_json(Path(path).read_text())
-    except OSError as error:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(
-            f"HOLDFAST_MODEL={path} cannot be read: {error.strerror}; `holdfast bench tune "
-            "-o FILE` writes such a file"
+            f"HOLDFAST_MODEL={path} cannot be read: {why}; `holdfast bench tune -o FILE` writes "
+            "such a file"
         ) from None
+    with _blamed(f"HOLDFAST_MODEL={path}"):
+        return CostModel.from_json(text)

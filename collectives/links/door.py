@@ -27,11 +27,13 @@ from holdfast.errors import AuthenticationError, ProtocolError
 PURPOSE = b"link"
 MOST_STRANGERS = 64
 """Connections that have not proved themselves yet; the oldest makes room for a new one."""
-OUT_OF_DESCRIPTORS_SECONDS = 0.05
+OUT_OF_DESCRIPTORS_SECONDS = 0.25
+"""For so long nobody is let in when there is no descriptor, or no memory, for a connection."""
 _BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT: the port is chosen when the peer is known
 
 log = logging.getLogger("holdfast.link")
 
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BEGUN = frozenset({0, errno.EINPROGRESS, errno.EINTR})
 
 
@@ -56,6 +58,8 @@ class _Visitor:
     """A connection and how far its handshake is."""
 
     sock: Connection
+    fd: int
+    """The socket's, also when TLS has closed it."""
     deadline: float
     need: int
     dialer: handshake.Dialer | None = None
@@ -89,9 +93,11 @@ class Door:
         self._several = several
         self._visitors: dict[int, _Visitor] = {}
         self._strangers: deque[_Visitor] = deque()
+        self._opens = 0.0  # when strangers are let in again
+        self._open = False
         for listener in listeners:
             listener.setblocking(False)
-            poll.register(listener.fileno(), select.EPOLLIN)
+        self._let_in()
 
     def handle(self, fd: int) -> bool:
         """Go on with what has happened on descriptor `fd`; return whether it is the door's."""
@@ -122,6 +128,7 @@ class Door:
         self._begin(
             _Visitor(
                 sock,
+                sock.fileno(),
                 time.monotonic() + self._config.handshake,
                 handshake.CHALLENGE_SIZE,
                 dialer=dialer,
@@ -131,10 +138,12 @@ class Door:
         )
 
     def expire(self, now: float) -> None:
-        """Give up the handshakes that took too long."""
+        """Give up the handshakes that took too long; call it now and then."""
         for visitor in list(self._visitors.values()):
             if now > visitor.deadline:
                 self._give_up(visitor, "the handshake took too long")
+        if not self._open and now >= self._opens:
+            self._let_in()
 
     def close(self) -> None:
         """Close the listeners and every connection that has not been settled."""
@@ -149,26 +158,39 @@ class Door:
         try:
             sock, _ = listener.accept()
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+            if error.errno in _SHORT:
                 log.error("a connection cannot be accepted: %s; raise ulimit -n", error.strerror)
-                time.sleep(OUT_OF_DESCRIPTORS_SECONDS)
+                self._shut()
             return
         sock.setblocking(False)
         tune(sock, self._config, several=self._several)
         if len(self._strangers) >= MOST_STRANGERS:
             self._give_up(self._strangers[0], "too many strangers at the door")
         deadline = time.monotonic() + self._config.handshake
-        visitor = _Visitor(sock, deadline, handshake.HELLO_SIZE)
+        visitor = _Visitor(sock, sock.fileno(), deadline, handshake.HELLO_SIZE)
         visitor.acceptor = handshake.Acceptor(self._token, PURPOSE)
         self._strangers.append(visitor)
         self._begin(visitor)
         self._go_on(visitor)
 
+    def _let_in(self) -> None:
+        self._open = True
+        for fd in self._listeners:
+            self._poll.register(fd, select.EPOLLIN)
+
+    def _shut(self) -> None:
+        """Let nobody in for a while: the kernel would tell of those who wait without end."""
+        if self._open:
+            self._open = False
+            self._opens = time.monotonic() + OUT_OF_DESCRIPTORS_SECONDS
+            for fd in self._listeners:
+                self._poll.unregister(fd)
+
     def _begin(self, visitor: _Visitor) -> None:
-        self._visitors[visitor.sock.fileno()] = visitor
+        self._visitors[visitor.fd] = visitor
         # With TLS it is the dialer who speaks first, as soon as the connection stands.
         first = visitor.dialer is not None and self._config.tls is not None
-        self._poll.register(visitor.sock.fileno(), select.EPOLLOUT if first else select.EPOLLIN)
+        self._poll.register(visitor.fd, select.EPOLLOUT if first else select.EPOLLIN)
 
     def _go_on(self, visitor: _Visitor) -> None:
         """Take the handshake as far as it goes now."""
@@ -198,7 +220,7 @@ class Door:
                 raise OSError(code, os.strerror(code))
             listening = visitor.acceptor is not None
             visitor.sock = TlsSocket(visitor.sock, self._config.tls, listening=listening)
-            self._poll.modify(visitor.sock.fileno(), select.EPOLLIN)
+            self._poll.modify(visitor.fd, select.EPOLLIN)
         try:
             visitor.sock.shake()
         except BlockingIOError:
@@ -256,8 +278,9 @@ class Door:
             self._house.fail(visitor.peer, visitor.rail, why)
 
     def _forget(self, visitor: _Visitor) -> None:
-        self._visitors.pop(visitor.sock.fileno())
-        self._poll.unregister(visitor.sock.fileno())
+        self._visitors.pop(visitor.fd)
+        if visitor.sock.fileno() == visitor.fd:  # else TLS has closed it, and the kernel knows
+            self._poll.unregister(visitor.fd)
         if visitor.acceptor is not None:
             self._strangers.remove(visitor)
 

@@ -9,17 +9,17 @@ by its number. So nothing is lost, and nothing is delivered twice.
 Rules:
 - A message is delivered when its last byte has been read and its checksum is right, never before.
 - Messages are delivered in their order, whatever rails they came over.
-- With several rails, at most `window` bytes are sent ahead of what is acknowledged; that is also
-  the most that a receiver ever keeps of what came before its place was known.
+- At most `window` bytes are sent ahead of what is acknowledged; that is also the most that a
+  receiver ever keeps of what came before its place was known.
 
 Messages of at most `copy_limit` bytes are copied; larger ones are borrowed until acknowledged.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from math import inf
 
 from holdfast.collectives.links.checksum import ChecksumName, checksum
 from holdfast.collectives.links.rail import Rail
@@ -28,6 +28,10 @@ from holdfast.errors import CollectiveMismatch, ProtocolError, UsageError
 
 FURTHEST_AHEAD = 1 << 16
 """Messages by whose number a peer may be ahead of what has arrived."""
+MUCH_SOONER = 1.5
+NOT_SOONER = 0.0005
+"""A rail that brings a small message so many times as late as another, and so many seconds, leaves
+it to that one: what is less is chance, and messages that change rails overtake each other."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class LinkConfig:
     connection on which nothing has
     moved for `silence` is given up for a new one: that costs a reconnection, never the job.
     `heartbeat` is how often an end that has nothing to say says so. Where there are several rails,
-    one that gets nothing through for `patience` (and four round trips) lends its messages to the
-    others; it is used again as soon as it moves.
+    one that gets nothing through for `patience` (and a few round trips) lends its messages to the
+    others; it is used again as soon as the peer has all that it carried.
 
     `checksum` is of each message's payload, behind TCP's weak one: `fold` or `crc32c` cost a fifth
     of the rate where processors are the limit, nothing to speak of where the wire is. `congestion`
@@ -113,6 +117,8 @@ class Link:
         """
         self.resent = 0
         """How many messages were put on a wire a second time."""
+        self.flushing = False
+        """Whether what was lent is awaited: its acknowledgement may stand behind other messages."""
         self.dropped = 0
         """How many messages came a second time and were dropped."""
         self.rails = [Rail(self, number) for number in range(rails)]
@@ -157,19 +163,22 @@ class Link:
         return self.acknowledged >= self._borrowed
 
     def acknowledge_soon(self) -> None:
-        """Let the peer know at the next `gather` of any rail what has arrived."""
+        """Let the peer know at the next `gather` of any rail that is trusted what has arrived."""
         for rail in self.rails:
             rail.acknowledge_soon()
 
     def leave(self, *, at_once: bool = False) -> None:
         """Tell the peer, behind all that was sent, that nothing more will come.
 
-        With `at_once`, only what is on the wires goes before; the rest is never sent.
+        With `at_once`, only what is on the wires goes before; the rest is never sent. The peer may
+        still take what is on its way; what a broken rail has lost, it awaits in vain until the
+        connections end.
         """
+        self._leaving = self._next if at_once else self.numbered
         if at_once:
             self._again.clear()
+            self._fresh = 0
             self._next = self.numbered
-        self._leaving = 0 if at_once else self.numbered
         for rail in self.rails:
             rail.leave()
 
@@ -226,33 +235,34 @@ class Link:
         return number, *self._kept[number - self.acknowledged]
 
     def _within_window(self) -> bool:
-        if len(self.rails) == 1 or not self._outstanding:
-            return True  # what is on one rail arrives in order
+        if not self._outstanding:
+            return True
         if self._next - self.acknowledged >= FURTHEST_AHEAD // 2:
             return False
         payload, _ = self._kept[self._next - self.acknowledged]
         return self._outstanding + len(payload) <= self.config.window
 
     def _fits_on(self, rail: Rail) -> bool:
-        """Return whether `rail` may carry the next message: a small one always.
+        """Return whether `rail` may carry the next message.
 
-        A large one if there is room, and no other rail would have it there sooner, not even if that
-        carried all others before: the idea of ECF (Lim, Nahum, Towsley and Gibbens, "ECF: An MPTCP
-        path scheduler to manage heterogeneous paths", 2017).
+        A small one, if none of the others would have it there much sooner. A large one if there is
+        room, and no other rail would have it there sooner, not even if that carried all others
+        before: the idea of ECF (Lim, Nahum, Towsley and Gibbens, "ECF: An MPTCP path scheduler to
+        manage heterogeneous paths", 2017).
         """
+        others = [other for other in self.rails if other is not rail and other.trusted]
         payload, _ = self._kept[self._next - self.acknowledged]
-        if len(payload) <= self.config.copy_limit or not self.has_other(rail):
+        if len(payload) <= self.config.copy_limit:
+            latest = MUCH_SOONER * min((each.delay for each in others if each.open), default=inf)
+            return rail.delay <= latest + NOT_SOONER
+        if not others:
             return True
         if not rail.has_room:
             return False
-        if not rail.rate:
+        if not rail.pace.rate:
             return True
-        seconds = (rail.load + len(payload)) / rail.rate
-        return all(
-            seconds * other.rate <= other.load + self._fresh
-            for other in self.rails
-            if other is not rail and other.attached and not other.suspected
-        )
+        seconds = (rail.load + len(payload)) / rail.pace.rate
+        return all(seconds * other.pace.rate <= other.load + self._fresh for other in others)
 
     @property
     def ended(self) -> int | None:
@@ -280,13 +290,11 @@ class Link:
     @property
     def fastest(self) -> float:
         """The rate of the fastest rail that stands, in bytes/s; 0 if none is known."""
-        return max((rail.rate for rail in self.rails if rail.attached), default=0.0)
+        return max((rail.pace.rate for rail in self.rails if rail.attached), default=0.0)
 
     def has_other(self, rail: Rail) -> bool:
         """Return whether a rail beside `rail` stands and is trusted."""
-        return any(
-            other.attached and not other.suspected for other in self.rails if other is not rail
-        )
+        return any(other.trusted for other in self.rails if other is not rail)
 
     def acknowledge(self, received: int) -> None:
         """Take note that the peer has the first `received` messages."""
@@ -307,7 +315,7 @@ class Link:
 
         Raises ProtocolError for a number that no peer can have come to.
         """
-        if number >= self.received + (FURTHEST_AHEAD if len(self.rails) > 1 else 1):
+        if number >= self.received + FURTHEST_AHEAD:
             raise ProtocolError(
                 f"{self}: message {self.received} was expected, found message {number}"
             )
@@ -338,10 +346,12 @@ class Link:
         """Seconds for which a rail waits for the place of what has come, before it keeps it.
 
         What stands behind it may be a message that is missing before it, sent again, or an
-        acknowledgement without which we may send no more: not if there is but one rail.
+        acknowledgement without which we may send no more, or do not get back what we lent.
         """
+        if self.flushing:
+            return 0.0
         if len(self.rails) == 1:
-            return math.inf
+            return inf
         return 0.0 if self._fresh else self.config.patience / 4
 
     def stash(self, number: int, length: int, rail: Rail) -> memoryview | None:
@@ -356,6 +366,11 @@ class Link:
         self._claim(number, rail)
         self._stashed += length
         return memoryview(bytearray(length))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether memory is given to messages whose place was not known when they came."""
+        return self._stashed > 0
 
     def unstash(self, length: int) -> None:
         """Take note that what was given by `stash` has not been filled and never will."""

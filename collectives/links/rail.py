@@ -8,51 +8,40 @@ A rail carries no more than its path takes in a moment: what waits on a slow rai
 is behind it on the others. And it carries no message that another rail would have there sooner.
 
 A rail is *suspected* when the peer's host has taken nothing that was in flight for a while: what it
-carries goes over the others, and it gets no more until it moves again. It is not given up: slow is
-not dead. A rail that comes back is *warmed up* beside others: it carries one message at a time
-until some have arrived.
+carries goes over the others, acknowledgements too, and it gets no more until the other end has all
+that it carries. That it moves again is not enough: TCP takes its time until it has sent again what
+was lost. It is not given up: slow is not dead. A rail that comes back is *warmed up* beside others:
+it carries one message at a time until some have arrived.
 
 Rule: a rail never decides what is delivered; it asks its link by the message's number.
 """
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from holdfast.collectives.links.frame import HEADER_SIZE, CorruptFrame, Header, Kind
+from holdfast.collectives.links.pace import Pace
+from holdfast.collectives.links.passage import Flight, Passage
 from holdfast.errors import ProtocolError
 
 if TYPE_CHECKING:
     from holdfast.collectives.links.link import Link
 
 SMALL_BEFORE_ACK = 32
-"""Small messages are acknowledged with whatever flows back, or after this many."""
+"""Small messages are acknowledged with whatever flows back, or after this many.
+
+Or after so many bytes that all rails' together are a quarter of the window.
+"""
 WARM_AFTER = 4
 """Messages that a rail which came back, beside others, carries one by one."""
-ROUND_TRIPS = 4
-"""A rail is not suspected before this many of its round trips are over."""
 MOMENT = 0.032
 """Seconds, beside a round trip, of what its path takes that one of several rails carries."""
 MOMENT_OF_SLOW = 0.008
 """The same of a rail less than half as fast as another: the others' messages wait for it."""
-RATE_OVER = 0.02
-"""Seconds with messages on their way over which a rail's rate is measured."""
 NOWHERE = 64 << 10
 """Bytes at a time that are read only to be dropped."""
 
 _NOTHING = memoryview(b"")
-
-
-class Flight(NamedTuple):
-    """What the kernel knows of what was sent on a rail's connection; times in seconds.
-
-    `in_flight`: whether bytes are sent and not acknowledged by the peer's host; `acknowledged`: how
-    many it has acknowledged.
-    """
-
-    in_flight: bool
-    acknowledged: int
-    round_trip: float
-    least_round_trip: float
 
 
 class Rail:
@@ -74,27 +63,31 @@ class Rail:
         self._furthest: tuple[int, int] = (-1, 0)  # bytes that were ever read of a message
         self._blocked_since: float | None = None
         self._ack_due = False
-        self._small = 0  # small messages received and not acknowledged yet
+        self._small = 0  # messages received and not acknowledged yet
+        self._small_bytes = 0
         self._beat_due = False
         self._leave_due = False
         self._heard = 0.0
         self._spoke = 0.0
         self._stood = False  # whether it was attached before: then it has to prove itself
         self._warming = 0
-        self._acknowledged_bytes = -1  # by the peer's host, when it was last looked
-        self._stuck_since = 0.0
+        self._passage = Passage()
         # Number and bytes of each message that the peer has not read yet, and when it was sent.
         self._unread: deque[tuple[int, int, float]] = deque()
-        self._read_last = 0.0  # when the peer was last known to have read one
-        self._busy_seconds = 0.0  # with messages on their way, since the rate was measured
-        self._busy_bytes = 0  # that the peer has read in that time
         self.load = 0
         """Bytes of messages on this connection that the peer has not read."""
-        self.rate = 0.0
-        """Bytes/s of large messages that the peer read lately; 0: not known."""
-        self._round_trip = 0.0  # the least
+        self._large = 0  # of those, of large ones: the others' reading is told late
+        self.brought = 0
+        """What this connection has brought: new bytes of payload, and messages that were read."""
+        self.pace = Pace()
+        """How fast the path is."""
         self._read_here = 0  # messages read from this connection
         self._acknowledged_here = 0  # messages on it that the peer has read
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it stands and is not suspected."""
+        return self.attached and not self.suspected
 
     # Sending
 
@@ -108,22 +101,24 @@ class Rail:
 
     @property
     def busy(self) -> bool:
-        """Whether bytes wait to be written, or a message on this rail to be acknowledged."""
-        return bool(self._wire) or self._link.carries(self)
+        """Whether bytes wait to be written, or what was written to be acknowledged."""
+        return bool(self._wire) or self._passage.in_flight or self._link.carries(self)
 
     def _commit(self, now: float) -> None:
         limit, length = self._link.config.copy_limit, 0
         # One large message, so that another rail may be the one that has room for the next.
-        while length <= limit and len(self._wire) < 16 and self._may_carry():
+        while length <= limit and len(self._wire) < 16 and self.open:
             taken = self._link.take(self)
             if taken is None:
                 break
             number, payload, tag = taken
+            self.suspected = False  # there is no other: it is on trial again
             self._frame(Kind.DATA, number, payload, now, tag)
             if payload:
                 self._wire.append(payload)
             self._unread.append((number, len(payload), now))
             self.load += len(payload)
+            self._large += len(payload) if len(payload) > limit else 0
             length += len(payload) + HEADER_SIZE
         if self._ack_due:
             self._frame(Kind.ACK, 0, _NOTHING, now)
@@ -133,19 +128,28 @@ class Rail:
             self._leave_due = False
             self._frame(Kind.LEAVE, ended, _NOTHING, now)
 
-    def _may_carry(self) -> bool:
-        if not self._link.has_other(self):
-            return True
+    @property
+    def open(self) -> bool:
+        """Whether it stands and may carry another message."""
+        if not self.attached or not self._link.has_other(self):
+            return self.attached
         return not (self.suspected or (self._warming and self._link.carries(self)))
 
     @property
     def has_room(self) -> bool:
         """Whether the path takes what it carries in a moment, so that more may be put behind it."""
-        if not self.rate:
+        rate = self.pace.rate
+        if not rate:
             return self.load <= self._link.config.segment
-        slow = 2 * self.rate < self._link.fastest
+        slow = 2 * rate < self._link.fastest
         moment = MOMENT_OF_SLOW if slow else MOMENT
-        return self.load <= self.rate * (moment + self._round_trip)
+        return self.load <= rate * (moment + self._passage.round_trip)
+
+    @property
+    def delay(self) -> float:
+        """Seconds after which something small that is put on this rail is known to be there."""
+        behind = self._large / self.pace.rate if self.pace.rate else 0.0
+        return behind + self._passage.round_trip
 
     def _frame(
         self, kind: Kind, number: int, payload: memoryview, now: float, tag: int = 0
@@ -163,8 +167,9 @@ class Rail:
         )
         self._wire.append(header.pack())
         self._ack_due = self._beat_due = False  # every frame acknowledges and is a sign
-        self._small = 0
+        self._small = self._small_bytes = 0
         self._spoke = now
+        self._passage.sent(now)
 
     def wrote(self, count: int) -> None:
         """Take note that the connection accepted `count` bytes of what `gather` returned."""
@@ -181,8 +186,15 @@ class Rail:
         self._warming = max(0, self._warming - 1)
 
     def acknowledge_soon(self) -> None:
-        """Let the peer know at the next `gather` what has arrived."""
-        self._ack_due = self.attached
+        """Let the peer know at the next `gather` what has arrived, unless others had better."""
+        if self.trusted or not self._link.has_other(self):
+            self._ack_due = self.attached
+
+    def _owe(self) -> None:
+        """Acknowledge soon; over all rails if it is doubtful whether this one gets that through."""
+        self._ack_due = True
+        if self.suspected:
+            self._link.acknowledge_soon()
 
     def leave(self) -> None:
         """Tell the peer, when all has been sent, that nothing more will come."""
@@ -194,7 +206,8 @@ class Rail:
         """Return where the next bytes that are read go.
 
         None: the peer's next message is not awaited yet, or nothing is attached; leave its bytes in
-        the connection and ask again later.
+        the connection and ask again later. A message without bytes is delivered here: raises what
+        `filled` raises.
         """
         if not self.attached:
             return None
@@ -223,7 +236,8 @@ class Rail:
             place = self._stashed = link.stash(coming.number, coming.length, self)
             if place is None:
                 return False
-        self._blocked_since = None
+        else:
+            self._blocked_since = None
         self._payload = place
         if not coming.length:
             self._deliver(coming)
@@ -235,8 +249,7 @@ class Rail:
         return self._coming is not None and self._payload is None and not self._dropping
 
     def _drop(self, coming: Header) -> None:
-        self._ack_due = True  # the peer does not know that it is here
-        self._blocked_since = None
+        self._owe()  # the peer does not know that it is here
         if coming.length:
             self._dropping = True
         else:
@@ -273,9 +286,11 @@ class Rail:
             before = self._furthest[1] if self._furthest[0] == coming.number else 0
             if self._filled > before:
                 self._link.progress += self._filled - before
+                self.brought += self._filled - before
                 self._furthest = coming.number, self._filled
         if self._filled == coming.length:
             if self._dropping:
+                self._owe()  # another rail's may be in time, but this one carries no more either
                 self._end()
             else:
                 self._deliver(coming)
@@ -291,10 +306,15 @@ class Rail:
         if kind == Kind.DATA:
             link.has(header.number)  # raises for a number that cannot be
             self._coming = header
+            if not link.keeps:
+                self._blocked_since = None  # what this rail waited for has its place by now
         elif kind == Kind.LEAVE and not header.length:
             link.departed(header.number)
         elif kind not in (Kind.ACK, Kind.BEAT) or header.length or header.number:
-            raise ProtocolError(f"{link}: found a frame of kind {kind} and length {header.length}")
+            raise ProtocolError(
+                f"{link}: a frame of a known kind, without number and payload but of messages, was "
+                f"expected, found kind {kind}, number {header.number}, length {header.length}"
+            )
 
     def _was_read(self, count: int, now: float) -> None:
         """Take note that the peer has read the first `count` messages of this connection."""
@@ -305,32 +325,34 @@ class Rail:
             )
         if count == self._acknowledged_here:
             return
-        begun, length, size = now, 0, 0
+        limit, begun, length, size = self._link.config.copy_limit, now, 0, 0
         while self._acknowledged_here < count:
             _, size, sent = self._unread.popleft()
             self.load -= size
+            self._large -= size if size > limit else 0
             begun, length = min(begun, sent), length + size
             self._acknowledged_here += 1
-        if size <= self._link.config.copy_limit:  # it was acknowledged when that came in handy
-            self._read_last = now
-            return
-        self._busy_seconds += max(0.0, now - max(begun, self._read_last))
-        self._busy_bytes += length
-        if self._busy_seconds > RATE_OVER:
-            lately = self._busy_bytes / self._busy_seconds
-            self.rate = (self.rate + lately) / 2 if self.rate else lately
-            self._busy_seconds, self._busy_bytes = 0.0, 0
-        self._read_last = now
+            self.brought += 1
+        if size > limit:
+            self.pace.measure(length, begun, now)
+        else:
+            self.pace.heard(now)
 
     def _deliver(self, coming: Header) -> None:
         assert self._payload is not None
         if self._link.checksum(self._payload) != coming.checksum:
             raise CorruptFrame("a corrupt message came")
+        link = self._link
         self._small += 1
-        if coming.length > self._link.config.copy_limit or self._small >= SMALL_BEFORE_ACK:
-            self._ack_due = True
+        self._small_bytes += coming.length
+        if (
+            coming.length > link.config.copy_limit
+            or self._small >= SMALL_BEFORE_ACK
+            or self._small_bytes * 4 * len(link.rails) > link.config.window
+        ):
+            self._owe()
         stashed, self._stashed = self._stashed, None
-        self._link.complete(coming.number, stashed, coming.tag)
+        link.complete(coming.number, stashed, coming.tag)
         self._end()
 
     def _end(self) -> None:
@@ -350,8 +372,8 @@ class Rail:
         self._stood = True
         self.attached = True
         self.suspected = False
-        self._heard = self._spoke = self._stuck_since = now
-        self._acknowledged_bytes = -1
+        self._heard = self._spoke = now
+        self.brought = 0
 
     def detach(self) -> None:
         """Take note that the connection is gone, with all that was in it."""
@@ -364,12 +386,13 @@ class Rail:
             self._link.abandon(self._coming.number, self)
         self._end()
         lost = [number for number, *_ in self._unread]
-        self._read_here = self._acknowledged_here = self.load = 0
+        self._read_here = self._acknowledged_here = self.load = self._large = 0
         self._unread.clear()
-        self.rate = self._busy_seconds = 0.0
-        self._busy_bytes = 0
+        self.pace = Pace()
+        self._passage = Passage()
         self._blocked_since = None
         self._ack_due = self._beat_due = False
+        self._small = self._small_bytes = 0
         self._link.requeue(self, lost)
 
     def moved(self, now: float) -> None:
@@ -384,17 +407,21 @@ class Rail:
             self._heard = now  # it is we who do not read
         if now - self._spoke >= self._link.config.heartbeat:
             self._beat_due = True
+        if not self._large:
+            self.pace.age(now, self._link.fastest)
         return now - self._heard > self._link.config.silence
 
     def observe(self, now: float, flight: Flight) -> None:
         """Take note of what the kernel says, now and then while messages are on this rail."""
-        if not flight.in_flight or flight.acknowledged != self._acknowledged_bytes:
-            self._stuck_since = now
-            self._acknowledged_bytes = flight.acknowledged
-            self.suspected = False
-        elif not self.suspected and self._link.has_other(self):
-            patience = max(self._link.config.patience, ROUND_TRIPS * flight.round_trip)
-            if now - self._stuck_since > patience:
-                self.suspected = True
-                self._link.requeue(self, [number for number, *_ in self._unread])
-        self._round_trip = flight.least_round_trip
+        link = self._link
+        if self._passage.look(now, flight):
+            if not flight.in_flight or not self._unread:
+                self.suspected = False
+        elif (
+            not self.suspected
+            and link.has_other(self)
+            and self._passage.stuck(now, link.config.patience)
+        ):
+            self.suspected = True
+            link.requeue(self, [number for number, *_ in self._unread])
+            link.acknowledge_soon()  # what was said over this rail may be lost as well

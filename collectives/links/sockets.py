@@ -8,14 +8,15 @@ import sys
 import termios
 
 from holdfast.collectives.links.link import LinkConfig
-from holdfast.collectives.links.rail import Flight
+from holdfast.collectives.links.passage import Flight
 from holdfast.collectives.links.tls import TlsSocket
 from holdfast.errors import UsageError
 
 _NOTSENT_LOWAT = 25
 _RTO_MAX_MS = 44  # Linux 6.15
-_INFO_BYTES = 152
-_UNACKED, _ROUND_TRIP, _BYTES_ACKED, _LEAST_ROUND_TRIP = 24, 68, 120, 148  # in struct tcp_info
+# In struct tcp_info; the last is Linux 5.4's.
+_SEGMENT, _UNACKED, _ROUND_TRIP, _BYTES_ACKED = 16, 24, 68, 120
+_NOT_SENT, _LEAST_ROUND_TRIP, _WINDOW, _INFO_BYTES = 144, 148, 228, 232
 _UNKNOWN = 0xFFFFFFFF
 UNSENT = 128 << 10
 """Bytes that wait in the kernel of one of several rails: what is there no other rail can take."""
@@ -50,15 +51,20 @@ def tune(sock: socket.socket, config: LinkConfig, *, several: bool) -> None:
 
 
 def flight(sock: Connection) -> Flight:
-    """Return what the kernel knows of what was sent on a connection."""
+    """Return what the kernel knows of what was sent on a connection.
+
+    What the peer would take and the kernel cannot send, since an interface or a route is gone, is
+    in flight, too: it gets no further.
+    """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
 
     def word(offset: int) -> int:
         return int.from_bytes(info[offset : offset + 4], sys.byteorder)
 
-    least = word(_LEAST_ROUND_TRIP)
+    least, waiting = word(_LEAST_ROUND_TRIP), word(_NOT_SENT)
+    unsendable = waiting > 0 and word(_WINDOW) >= min(waiting, word(_SEGMENT))
     return Flight(
-        word(_UNACKED) > 0,
+        word(_UNACKED) > 0 or unsendable,
         int.from_bytes(info[_BYTES_ACKED : _BYTES_ACKED + 8], sys.byteorder),
         word(_ROUND_TRIP) / 1e6,
         0.0 if least == _UNKNOWN else least / 1e6,

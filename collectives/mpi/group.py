@@ -14,11 +14,13 @@ a smaller group and agree that they have it. Source: Bland et al., "Post-failure
 communication capability" (2013).
 """
 
+import contextlib
 import json
 import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,8 @@ class MpiGroup:
         self.world_size: int = comm.Get_size()
         self.epoch = epoch
         self.timeout = timeout
+        self.asleep: AbstractContextManager[None] = contextlib.nullcontext()
+        """In which it waits between two looks: another thread may begin messages there."""
         self._aborted = False
         self._closed = False
         self._mine = np.empty(2, np.int32)
@@ -90,7 +94,8 @@ class MpiGroup:
                     raise CommunicationError(f"closed while rank {self.rank} was in {what}")
                 if look is not None:
                     look()
-                patience.pause()
+                with self.asleep:
+                    patience.pause()
         except DeadlineExceeded:
             self._break(request)
             raise DeadlineExceeded(

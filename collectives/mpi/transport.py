@@ -12,6 +12,7 @@ ones are borrowed until their MPI_Isend is done.
 import contextlib
 import json
 from collections import defaultdict, deque
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,6 +38,14 @@ class _Place(NamedTuple):
     tag: int
 
 
+class _Sent(NamedTuple):
+    """A message on its way: its number, counted from 1, and to whom it goes."""
+
+    number: int
+    request: Any
+    peer: int
+
+
 class MpiTransport:
     """Moves messages between the ranks of an MPI group, which it owns; see `Transport`.
 
@@ -50,14 +59,26 @@ class MpiTransport:
         self._group = group
         self._mpi = group.process.module
         self._status = self._mpi.Status()
-        self._sent: deque[tuple[Any, int]] = deque()  # requests that may not be done, and to whom
+        self._sent: deque[_Sent] = deque()  # those that may not be done
+        self._messages = 0  # that were given to `send`
         self._posted: defaultdict[int, deque[_Place]] = defaultdict(deque)
         self._closed = False
+
+    @property
+    def asleep(self) -> AbstractContextManager[None]:
+        """See `Transport`."""
+        return self._group.asleep
+
+    @asleep.setter
+    def asleep(self, context: AbstractContextManager[None]) -> None:
+        self._group.asleep = context
 
     def send(self, peer: int, data: memoryview, tag: int) -> None:
         """Begin to send `data`; it is borrowed until `flush`."""
         message = (data, len(data), self._mpi.BYTE)
-        self._sent.append((self._begin(self._group.comm.Isend, message, peer, tag), peer))
+        request = self._begin(self._group.comm.Isend, message, peer, tag)
+        self._messages += 1
+        self._sent.append(_Sent(self._messages, request, peer))
 
     def post(self, peer: int, into: memoryview, tag: int) -> None:
         """Let the next message of `peer` that has no place yet go to `into`."""
@@ -84,10 +105,10 @@ class MpiTransport:
             "or the same one with another operation, dtype or size"
         )
 
-    def flush(self) -> None:
-        """Return when nothing is borrowed any more."""
-        while self._sent:
-            request, peer = self._sent.popleft()
+    def flush(self, count: int | None = None) -> None:
+        """Return when nothing is borrowed any more of the first `count` messages (None: of all)."""
+        while self._sent and (count is None or self._sent[0].number <= count):
+            _, request, peer = self._sent.popleft()
             look = partial(self._look_for_leaver, peer)
             self._group.wait(request, f"a message to rank {peer}", look=look)
 
@@ -119,7 +140,7 @@ class MpiTransport:
                 for peer in set(range(self.world_size)) - {self.rank}:
                     nothing = (b"", 0, self._mpi.BYTE)
                     request = self._begin(self._group.comm.Isend, nothing, peer, LEFT)
-                    self._sent.append((request, peer))
+                    self._sent.append(_Sent(self._messages, request, peer))
         for places in self._posted.values():
             for place in places:
                 place.request.Cancel()
@@ -147,7 +168,7 @@ class MpiTransport:
     def _reap(self) -> bool:
         """Forget the messages that are sent; return whether any is left."""
         while self._sent:
-            request, peer = self._sent[0]
+            _, request, peer = self._sent[0]
             try:
                 if not request.Test():
                     return True

@@ -78,7 +78,6 @@ class _Peer:
     redial: Redial
     end: End | None = None
     dialing: bool = False
-    progress: int = 0
     queued: int = 0
     trouble: str = "no connection was made yet"
     connections: int = 0
@@ -252,7 +251,17 @@ class Links:
     # Bytes
 
     def _read(self, place: _Peer) -> None:
-        while place.end is not None and (into := place.rail.wanted(self._clock.now)) is not None:
+        while place.end is not None:
+            try:
+                into = place.rail.wanted(self._clock.now)
+            except CorruptFrame as error:
+                self._break(place, str(error))
+                return
+            except ProtocolError:
+                self._break(place, "it broke the protocol")
+                raise
+            if into is None:
+                return
             try:
                 count = place.end.recv_into(into)
             except BlockingIOError:
@@ -304,8 +313,7 @@ class Links:
         place.end.close()
         place.end = None
         place.rail.detach()
-        useful = place.link.progress > place.progress
-        place.redial.postpone(self._clock.now, useful=useful)
+        place.redial.postpone(self._clock.now, useful=place.rail.brought > 0)
         place.trouble = why
 
     def _admit(self, hello: Hello) -> int:
@@ -325,7 +333,6 @@ class Links:
         place.dialing = False
         place.rail.attach(received, self._clock.now)
         place.connections += 1
-        place.progress = place.link.progress
         place.end = visitor.end
         place.queued = 0
         self._report("connected", self.rank, peer, place.connections, received)

@@ -133,8 +133,8 @@ def measure(seat: Seat, spec: LinkSpec, say: Callable[[str], None]) -> LinkFigur
 def tcp_below(communicator: Communicator) -> TcpTransport:
     """Return the transport below a communicator that was asked to be over TCP."""
     assert isinstance(communicator, ScheduledCommunicator)
-    assert isinstance(communicator._wire, TcpTransport)
-    return communicator._wire
+    assert isinstance(communicator.wire, TcpTransport)
+    return communicator.wire
 
 
 def congestion_control() -> str:

@@ -279,6 +279,22 @@ def works(comm):
     same(scattered.wait(20.0), my_chunk(comm, base * n + sum(range(n))))
 
 
+def ahead(comm):
+    """A rank that waits for each call before it makes the next keeps up with those that don't."""
+    n, rank = comm.world_size, comm.rank
+    for slow in range(n):
+        arrays = [np.full(20_000, float(i + rank), np.float32) for i in range(12)]
+        pending = []
+        for array in arrays:
+            pending.append(comm.all_reduce(array, async_op=True))
+            if rank == slow:
+                pending.pop().wait(20.0)
+        for work in pending:
+            work.wait(20.0)
+        for i, array in enumerate(arrays):
+            assert (array == n * i + sum(range(n))).all()
+
+
 def barriers(comm):
     """No rank leaves before every rank has come."""
     came = np.zeros(comm.world_size, np.int64)
@@ -338,7 +354,7 @@ BODIES = {
     body.__name__: body
     for body in (
         *(all_reduce, allocated, the_same_bits, layouts, reductions, moves, point_to_point),
-        *(works, barriers, refusals),
+        *(works, ahead, barriers, refusals),
     )
 }
 """Those that hold for every communicator; `the_ring_s_bits` holds for what adds in that order."""

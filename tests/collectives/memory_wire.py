@@ -1,5 +1,6 @@
 """A `Transport` between threads: messages are copied when they are sent and wait in queues."""
 
+import contextlib
 import queue
 import threading
 
@@ -30,6 +31,7 @@ class MemoryTransport:
 
     def __init__(self, wires, rank, timeout=20.0, late=False):
         self.rank, self.world_size = rank, wires.world_size
+        self.asleep = contextlib.nullcontext()
         self._wires, self._timeout, self._late = wires, timeout, late
         self._posted = {peer: [] for peer in range(self.world_size)}
         self._unsent = []
@@ -52,7 +54,8 @@ class MemoryTransport:
             self.flush()
         for _ in range(int(self._timeout / 0.05)):
             try:
-                data, its = waiting.get(timeout=0.05)
+                with self.asleep:
+                    data, its = waiting.get(timeout=0.05)
                 break
             except queue.Empty:
                 if self._aborted.is_set():
@@ -63,7 +66,7 @@ class MemoryTransport:
             raise CollectiveMismatch(f"rank {self.rank}: {len(data)} of {len(into)} bytes")
         into[:] = data
 
-    def flush(self):
+    def flush(self, count=None):
         for peer, data, tag in self._unsent:
             self._wires.queues[self.rank, peer].put((bytes(data), tag))
         self._unsent.clear()

@@ -248,7 +248,9 @@ def strangers(address):
 def test_strangers_are_refused_and_the_job_is_unharmed(ranks):
     with nothing_left(), contextlib.ExitStack() as stack:
         members, _ = group(stack, 2, {})
-        address = next(iter(members[0]._wire._door._listeners.values())).getsockname()[:2]
+        address = next(iter(members[0].wire._connections._door._listeners.values())).getsockname()[
+            :2
+        ]
         done = threading.Event()
 
         def body(rank):
@@ -281,7 +283,7 @@ def test_a_wrong_token_never_joins(ranks):
     with nothing_left(), contextlib.ExitStack() as stack:
         token = secrets.token_bytes(32)
         members, _ = group(stack, 2, {}, token=token, timeout=1.0)
-        members[1]._wire._door._token = secrets.token_bytes(32)
+        members[1].wire._connections._door._token = secrets.token_bytes(32)
 
         def body(rank):
             with contextlib.closing(members[rank]), pytest.raises(DeadlineExceeded):

@@ -1,10 +1,11 @@
 """The queue of collectives: order, takeover by whoever waits, errors, closing."""
 
 import threading
+import time
 
 import pytest
 
-from holdfast.collectives.work import WorkQueue
+from holdfast.collectives.work import Staged, WorkQueue
 from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost
 
 
@@ -45,6 +46,102 @@ def test_work_gives_the_result_of_its_call(queue):
     assert [work.wait(20.0) for work in works] == [[0], [1], [2]]
     assert works[0].wait() is works[0].wait()
     assert queue.run(lambda: "now") == "now"
+
+
+class Stages(Staged[None]):
+    """A call that writes down what it does; `gate` is awaited asleep before it ends."""
+
+    def __init__(self, queue, done, name, gate=None, whole=True, fails=False):
+        self.queue, self.done, self.name, self.gate = queue, done, name, gate
+        self.whole, self.fails, self.begun = whole, fails, False
+        self.running = threading.Event()
+
+    def begin(self):
+        if not self.begun:
+            self.begun = True
+            if self.fails:
+                raise PeerLost("rank 2 is gone")
+            self.done.append(f"{self.name} begins")
+            self.issued = self.whole
+
+    def __call__(self):
+        self.begin()
+        self.running.set()
+        if self.gate is not None:
+            with self.queue.asleep:
+                assert self.gate.wait(20)
+        self.issued = True
+        self.done.append(f"{self.name} ends")
+
+
+def test_calls_are_begun_while_the_one_before_waits(queue):
+    done, gate = [], threading.Event()
+    works = [queue.submit(Stages(queue, done, "first", gate))]
+    works += [queue.submit(Stages(queue, done, name)) for name in ("second", "third")]
+    while len(done) < 3:  # by the thread, or by this one
+        time.sleep(0.001)
+    assert done == ["first begins", "second begins", "third begins"]
+    gate.set()
+    for work in works:
+        work.wait(20)
+    assert done[3:] == ["first ends", "second ends", "third ends"]
+
+
+def test_a_call_that_has_more_to_send_is_not_overtaken(queue):
+    done, gates = [], [threading.Event(), threading.Event()]
+    works = [queue.submit(Stages(queue, done, "first", gates[0]))]
+    works += [queue.submit(Stages(queue, done, "second", gates[1], whole=False))]
+    works += [queue.submit(Stages(queue, done, "third"))]
+    while len(done) < 2:
+        time.sleep(0.001)
+    for gate in gates:
+        assert done[-1] != "third begins"
+        gate.set()
+    works[2].wait(20)
+    assert done.index("second ends") < done.index("third begins")
+
+
+def test_a_call_made_inline_is_begun_while_the_one_before_waits(queue):
+    done, gate = [], threading.Event()
+    work = queue.submit(Stages(queue, done, "first", gate))
+    while not done:
+        time.sleep(0.001)
+    inline = threading.Thread(target=queue.run, args=(Stages(queue, done, "inline"),))
+    inline.start()
+    while len(done) < 2:
+        time.sleep(0.001)
+    assert done == ["first begins", "inline begins"]
+    gate.set()
+    inline.join(20)
+    work.wait(20)
+    assert done[2:] == ["first ends", "inline ends"]
+
+
+def test_a_call_that_is_not_staged_lets_nothing_begin_before_it(queue):
+    done, gate = [], threading.Event()
+    works = [queue.submit(Stages(queue, done, "first", gate))]
+    works += [queue.submit(lambda: done.append("plain"))]
+    works += [queue.submit(Stages(queue, done, "last"))]
+    while not done:
+        time.sleep(0.001)
+    gate.set()
+    for work in works:
+        work.wait(20)
+    assert done == ["first begins", "first ends", "plain", "last begins", "last ends"]
+
+
+def test_what_fails_when_it_is_begun_is_told_to_all_who_wait(queue):
+    done, gate = [], threading.Event()
+    call = Stages(queue, done, "first", gate)
+    first = queue.submit(call)
+    assert call.running.wait(20)
+    failing = queue.submit(Stages(queue, done, "failing", fails=True))
+    gate.set()
+    first.wait(20)  # it was on its way
+    with pytest.raises(PeerLost, match="rank 2 is gone"):
+        failing.wait(20)
+    with pytest.raises(PeerLost, match="rank 2 is gone"):
+        queue.run(lambda: None)
 
 
 def test_an_error_belongs_to_its_work_and_a_broken_group_refuses_what_follows(queue):

@@ -87,7 +87,7 @@ def test_phases_calls_and_frames_are_told_in_order():
 @pytest.mark.parametrize(("n", "size"), [(2, 4 << 20), (3, 16 << 20), (4, 8 << 20), (8, 8 << 20)])
 def test_the_time_of_a_ring_is_that_of_the_closed_form(n, size, rate, latency):
     """2 (n - 1) (alpha + B / (n beta)), from the second call on: the connections are there."""
-    with network(star(n, rate=rate, latency=latency)) as net:
+    with network(star(n, rate=rate, latency=latency), window=4 * size) as net:
         run = simulate_all_reduce(net, calls=2, count=size // 4, segment=size, together=True)
     alpha, beta = 2 * seconds(latency), bits_per_second(rate) / 8
     assert run.seconds(1) == pytest.approx(2 * (n - 1) * (alpha + size / n / beta), rel=1e-3)

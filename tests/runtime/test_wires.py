@@ -1,9 +1,11 @@
 """What the environment says of links."""
 
+import sys
+
 import pytest
 
 from holdfast.collectives.cost import CostModel
-from holdfast.errors import UsageError
+from holdfast.errors import MissingDependency, UsageError
 from holdfast.runtime.wires import Wires
 
 
@@ -33,16 +35,30 @@ def test_all_that_can_be_said(tmp_path):
     ("environ", "told"),
     [
         ({"HOLDFAST_RAILS": "many"}, "HOLDFAST_RAILS must be a whole number"),
-        ({"HOLDFAST_RAILS": "0"}, "1 to 64 rails"),
-        ({"HOLDFAST_CHECKSUM": "md5"}, "fold, crc32c or none"),
+        ({"HOLDFAST_RAILS": "0"}, "HOLDFAST_RAILS: 1 to 64 rails"),
+        ({"HOLDFAST_CHECKSUM": "md5"}, "HOLDFAST_CHECKSUM: .*fold, crc32c or none"),
         ({"HOLDFAST_TLS_CERT": "x.pem"}, "not set: HOLDFAST_TLS_KEY, HOLDFAST_TLS_CA"),
         ({"HOLDFAST_MODEL": "/nowhere/model.json"}, "cannot be read"),
         (
             {f"HOLDFAST_TLS_{name}": "/nowhere/x.pem" for name in ("CERT", "KEY", "CA")},
-            "three PEM files",
+            "HOLDFAST_TLS_CERT, HOLDFAST_TLS_KEY, HOLDFAST_TLS_CA: three PEM files",
         ),
     ],
 )
 def test_what_cannot_be_is_named(environ, told):
     with pytest.raises(UsageError, match=told):
         Wires.from_environ(environ)
+
+
+@pytest.mark.parametrize("content", [b"no JSON", b"{}", b"\xff\xfe"])
+def test_a_file_that_is_no_model_is_named(tmp_path, content):
+    path = tmp_path / "model.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"HOLDFAST_MODEL={path}"):
+        Wires.from_environ({"HOLDFAST_MODEL": str(path)})
+
+
+def test_a_package_that_is_not_there_is_told_with_its_variable(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google_crc32c", None)
+    with pytest.raises(MissingDependency, match=r"HOLDFAST_CHECKSUM: .*google-crc32c"):
+        Wires.from_environ({"HOLDFAST_CHECKSUM": "crc32c"})
