@@ -6,12 +6,14 @@ a member, and never unpickles a byte. Start reading at `schedule.py` (an algorit
 """
 
 from holdfast.collectives.communicator import Communicator, GroupConfig, Transport
+from holdfast.collectives.cost import CostModel
 from holdfast.collectives.group import connect, register, transports
 from holdfast.collectives.links.link import LinkConfig
 from holdfast.collectives.work import Work
 
 __all__ = [
     "Communicator",
+    "CostModel",
     "GroupConfig",
     "LinkConfig",
     "Transport",

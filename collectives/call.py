@@ -27,6 +27,8 @@ from holdfast.collectives.witness import Witness
 from holdfast.collectives.work import Staged
 
 T = TypeVar("T")
+Arrays = tuple[Array, Array]
+"""What a plan reads and what it writes, flat; may be the same."""
 
 BEGUN_AHEAD = 8
 """Calls at the most that are on their way at a time."""
@@ -55,6 +57,8 @@ class Sending:
         self.witness = witness
         self.sent = 0
         """How many messages were given to the wire."""
+        self.calls: list[Call[Any]] = []
+        """Those that have begun and not ended."""
         self._spare: list[Array] = []
         self._lent = 0
         self._lent_bytes = 0
@@ -79,66 +83,86 @@ class Sending:
 
 
 class Call(Staged[T]):
-    """One collective on its arrays; `result` makes of them what the caller gets.
+    """One collective: `arrays` makes what its plan reads and writes, `result` what the caller gets.
+
+    `reads` and `writes` are the caller's own arrays. Both functions are called when it is the
+    call's turn to use those, so a call may be given what one before it is still to write.
 
     Its beginning is all that its plan does before it first awaits something: the first messages
-    and places, which of a direct schedule are all. What is left of it then must not give the wire
-    anything more before the next call may begin, since the messages of two ranks have an order.
+    and places, which of a direct schedule are all.
     """
 
     def __init__(
         self,
         sending: Sending,
-        ready: Planned,
-        x: Array,
-        out: Array,
-        op: Op,
-        result: Callable[[], T],
+        planned: Planned,
+        arrays: Callable[[], Arrays],
+        result: Callable[[Array], T],
+        op: Op = "sum",
+        reads: Array | None = None,
+        writes: Array | None = None,
     ) -> None:
+        self.reads = reads
+        self.writes = writes
         self._sending = sending
-        self._ready = ready
-        self._arrays = x, out
+        self._planned = planned
+        self._arrays = arrays
         self._op: Op = op
         self._result = result
-        self._left = ready.plan.issues
+        self._left = planned.plan.issues
         self._sent = 0  # messages of all calls, when this one had last sent one
         self._memory: Array | None = None
+        self._out = _NOTHING
         self._steps: Iterator[Instruction] = iter(())
         self._awaited = -1  # the peer of which it awaits something before it goes on
 
     def begin(self) -> None:
-        """Give the wire what waits for nobody, unless there is no memory for one more call."""
-        if self._memory is None:
+        """Give the wire what waits for nobody.
+
+        Unless there is no memory for one more call, or one on its way is to have its array first.
+        """
+        if self._memory is None and not any(map(self._is_behind, self._sending.calls)):
             self._start(ahead=True)
 
     def __call__(self) -> T:
         """Carry it out; return what the caller gets."""
         if self._memory is None:
             self._start(ahead=False)
-        wire = self._sending.wire
+        sending = self._sending
         while self._awaited >= 0:
-            wire.wait(self._awaited)
+            sending.wire.wait(self._awaited)
             self._go_on()
-        wire.flush(self._sent)
+        sending.wire.flush(self._sent)
         assert self._memory is not None
-        self._sending.give_back(self._memory)
-        return self._result()
+        sending.give_back(self._memory)
+        sending.calls.remove(self)
+        return self._result(self._out)
+
+    def _is_behind(self, other: "Call[Any]") -> bool:
+        """Return whether an array of this call's is written by `other`, or the other way round."""
+        return (
+            _overlap(self.reads, other.writes)
+            or _overlap(self.writes, other.reads)
+            or _overlap(self.writes, other.writes)
+        )
 
     def _start(self, *, ahead: bool) -> None:
-        ready, (x, out) = self._ready, self._arrays
-        needed = scratch_bytes(ready.plan, ready.dtype)
-        self._memory = self._sending.lend(needed, ahead=ahead)
+        planned, sending = self._planned, self._sending
+        needed = scratch_bytes(planned.plan, planned.dtype)
+        self._memory = sending.lend(needed, ahead=ahead)
         if self._memory is None:
             return
-        scratch = ready.scratch
+        scratch = planned.scratch
         if scratch is None or scratch.memory is not self._memory:
-            scratch = ready.scratch = Scratch(ready.plan, ready.dtype, self._memory)
-        self._steps = execute(ready.plan, x, out, scratch, self._op)
+            scratch = planned.scratch = Scratch(planned.plan, planned.dtype, self._memory)
+        x, self._out = self._arrays()
+        sending.calls.append(self)
+        self._steps = execute(planned.plan, x, self._out, scratch, self._op)
         self._go_on()
 
     def _go_on(self) -> None:
         """Carry out its instructions until it awaits something, or has ended."""
-        sending, tag = self._sending, self._ready.tag
+        sending, tag = self._sending, self._planned.tag
         wire = sending.wire
         self._awaited = -1
         each: Any  # of type `kind`, as in `execute`
@@ -158,3 +182,7 @@ class Call(Staged[T]):
             else:
                 sending.witness.phase(each.phase)
         self.issued = self._left == 0
+
+
+def _overlap(a: Array | None, b: Array | None) -> bool:
+    return a is not None and b is not None and np.may_share_memory(a, b)

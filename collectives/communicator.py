@@ -5,7 +5,6 @@ executed once, above `Transport` (`scheduled.py`); what has collectives of its o
 MPI and NCCL) implements `Communicator` directly. Collectives take arrays, never models.
 """
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, overload
 
@@ -15,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from holdfast.collectives.cost import CostModel
 from holdfast.collectives.links.link import LinkConfig
 from holdfast.collectives.witness import Blind, Witness
-from holdfast.collectives.work import Work
+from holdfast.collectives.work import Rest, Work
 from holdfast.errors import UsageError
 
 Array = NDArray[Any]
@@ -44,7 +43,7 @@ class Transport(Protocol):
 
     rank: int
     world_size: int
-    asleep: AbstractContextManager[None]
+    asleep: Rest
 
     def send(self, peer: int, data: memoryview, tag: int) -> None:
         """Queue `data` for `peer` and return at once; `tag` (16 bits) says of which call it is."""
@@ -89,13 +88,17 @@ class Communicator(Protocol):
     rank: int
     world_size: int
     transport: str
+    device: str
+    """Where its arrays are: `cpu`, NumPy's; or `cuda`, CuPy's on this rank's GPU (NCCL)."""
 
     def allocate(self, count: int, dtype: DTypeLike, *, common: bool = False) -> Array:
         """Return a zeroed one-dimensional array of `count` elements that peers can read in place.
 
         With `common`, over shared memory it is one array for all ranks: an all-reduce into it needs
-        no copies. Every rank must make the same allocations in the same order. The memory lives as
-        long as the communicator and is owned by it.
+        no copies. A peer may still be writing the result into it, the same, when this rank's call
+        has returned: change it otherwise only after a `barrier`. Every rank must make the same
+        allocations in the same order. The memory lives as long as the communicator and is owned by
+        it.
         """
 
     @overload
@@ -272,7 +275,7 @@ def validate(op: str, x: Array, out: Array | None) -> None:
         raise UsageError(
             f"out must have x's shape and dtype, {x.shape} {x.dtype}; found {out.shape} {out.dtype}"
         )
-    if not out.flags.writeable:
+    if not _writeable(out):
         raise UsageError("the result would be written to a read-only array: give another as out")
     if out is not x and np.may_share_memory(x, out) and not _same_memory(x, out):
         raise UsageError("out overlaps x without being x: take an array of its own, or x itself")
@@ -282,7 +285,7 @@ def validate_root(root: int, world_size: int, x: Array, rank: int) -> None:
     """Raise UsageError for a root that is no rank, or an array that a broadcast cannot fill."""
     validate_rank(root, world_size)
     validate_moved(x)
-    if rank != root and not x.flags.writeable:
+    if rank != root and not _writeable(x):
         raise UsageError("a broadcast would overwrite a read-only array: give a copy of it")
 
 
@@ -315,7 +318,7 @@ def validate_scatter(x: Array | None, out: Array, root: int, world_size: int, ra
     """Raise UsageError for arrays between which nothing can be scattered."""
     validate_rank(root, world_size)
     validate_moved(out)
-    if not out.flags.writeable:
+    if not _writeable(out):
         raise UsageError("a scatter would overwrite a read-only array: give a copy of it")
     shape = (world_size, *out.shape)
     if rank == root and (x is None or x.shape != shape or x.dtype != out.dtype):
@@ -331,14 +334,24 @@ def validate_peer(x: Array, peer: int, world_size: int, rank: int, *, filled: bo
             f"{rank}"
         )
     validate_moved(x)
-    if filled and not x.flags.writeable:
+    if filled and not _writeable(x):
         raise UsageError("a read-only array would be overwritten: give a copy of it")
 
 
 def _same_memory(x: Array, out: Array) -> bool:
-    return x.strides == out.strides and (
-        x.__array_interface__["data"][0] == out.__array_interface__["data"][0]
-    )
+    return x.strides == out.strides and _address(x) == _address(out)
+
+
+# CuPy's arrays come this way in a group of one, which asks for no GPU to copy them.
+
+
+def _address(x: Array) -> int:
+    interface: Any = getattr(x, "__cuda_array_interface__", None) or x.__array_interface__
+    return int(interface["data"][0])
+
+
+def _writeable(x: Array) -> bool:
+    return bool(getattr(x.flags, "writeable", True))  # CuPy's always are
 
 
 def sum_type(dtype: DTypeLike) -> np.dtype[Any]:
@@ -353,6 +366,8 @@ def sum_type(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def finish(op: str, total: Array, world_size: int) -> None:
-    """Turn a whole sum into what `op` asks for, in place."""
+    """Turn a whole sum, contiguous, into what `op` asks for, in place."""
     if op == "mean":
-        np.multiply(total, total.dtype.type(1.0 / world_size), out=total)
+        # The parts of complex numbers one by one: infinity times a complex number is not a number.
+        parts = total.view(total.real.dtype)
+        np.divide(parts, parts.dtype.type(world_size), out=parts)

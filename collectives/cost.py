@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +75,12 @@ def pieces(nbytes: int) -> int:
 
 
 def exchange_chunks(world_size: int, nbytes: int) -> int:
-    """Return in how many chunks an exchange takes `nbytes` bytes, each added in its own order."""
+    """Return in how many chunks an exchange takes `nbytes` bytes, each added in its own order.
+
+    Two ranks take one: either order of two gives the same sum. But not the same bits of a product
+    of complex numbers, nor which of two zeros is the least or the largest, nor which of two that
+    are not numbers: these are a ring's only with a ring's chunks.
+    """
     return 1 if world_size == 2 or nbytes <= SMALL_BYTES else world_size
 
 
@@ -249,19 +253,20 @@ class CostModel:
 def _non_negative_least_squares(rows: np.ndarray) -> list[float]:
     """Return the three numbers of 0 or more by which `rows` come nearest to 1.
 
-    The best solution is the plain least squares over those of its numbers that aren't 0; there are
-    seven such sets, and all are tried.
+    The best solution is the plain least squares over those of its numbers that aren't 0. Only sets
+    with beta are tried, and only where `rows` tell their numbers apart: rings alone don't tell a
+    byte on the wire from one that is added, and a wire that costs nothing would misjudge whatever
+    adds nothing.
     """
     best, least = [0.0, 0.0, 0.0], math.inf
     scale = np.abs(rows).max(axis=0)
     scale[scale == 0] = 1.0
-    for count in (1, 2, 3):
-        for columns in combinations(range(3), count):
-            part = (rows / scale)[:, columns]
-            found, *_ = np.linalg.lstsq(part, np.ones(len(rows)), rcond=None)
-            error = float(np.square(part @ found - 1).sum())
-            if (found >= 0).all() and error < least:
-                least, best = error, [0.0, 0.0, 0.0]
-                for column, value in zip(columns, found, strict=True):
-                    best[column] = float(value / scale[column])
+    for columns in ((1,), (0, 1), (1, 2), (0, 1, 2)):
+        part = (rows / scale)[:, columns]
+        found, _, rank, _ = np.linalg.lstsq(part, np.ones(len(rows)), rcond=1e-9)
+        error = float(np.square(part @ found - 1).sum())
+        if rank == len(columns) and (found >= 0).all() and error < least:
+            least, best = error, [0.0, 0.0, 0.0]
+            for column, value in zip(columns, found, strict=True):
+                best[column] = float(value / scale[column])
     return best

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from holdfast.collectives.communicator import SELF_MEETING, Communicator, GroupConfig
-from holdfast.collectives.cost import CostModel
+from holdfast.collectives.cost import CostModel, terms
 from holdfast.collectives.links.interfaces import address_of
 from holdfast.collectives.links.tcp import TcpTransport
 from holdfast.collectives.local import LocalCommunicator
 from holdfast.collectives.mpi.native import open_mpi
 from holdfast.collectives.mpi.transport import open_mpi_p2p
 from holdfast.collectives.nccl.communicator import open_nccl, open_pynccl
+from holdfast.collectives.nccl.gpu import CupyGpu
 from holdfast.collectives.rendezvous import Rendezvous, host_identity, listen
 from holdfast.collectives.scheduled import ScheduledCommunicator
 from holdfast.collectives.shm.communicator import SharedMemoryCommunicator
@@ -25,6 +26,8 @@ Opener = Callable[[GroupConfig, Rendezvous], Communicator]
 """Makes a communicator once the ranks have met; may `exchange` tables as often as it needs."""
 
 _openers: dict[str, Opener] = {}
+NCCL = ("nccl", "pynccl")
+"""Transports of a GPU's arrays."""
 _by_mpi = {"mpi": open_mpi, "mpi-p2p": open_mpi_p2p}
 assert set(_by_mpi) == set(SELF_MEETING)
 
@@ -70,7 +73,7 @@ def connect(config: GroupConfig) -> Communicator:
     ):
         socket.socket(fileno=config.listen_fd).close()  # nobody is to come
     if config.world_size == 1:
-        return LocalCommunicator()
+        return LocalCommunicator(CupyGpu() if config.transport in NCCL else None)
     if config.transport in SELF_MEETING:
         return _by_mpi[config.transport](config)
     with Rendezvous(
@@ -105,6 +108,8 @@ def _agree(asked: list[str], hosts: list[str], algorithm: str) -> str:
             "the ranks ask for different transports: "
             + ", ".join(f"rank {rank} {name}" for rank, name in enumerate(asked))
         )
+    if algorithm != "auto":
+        terms(algorithm, len(hosts), 0)  # refuses a name that there isn't
     one_host = len(set(hosts)) == 1
     if asked[0] == "auto":
         if one_host:
@@ -153,14 +158,18 @@ def _open_tcp(config: GroupConfig, table: Meeting) -> Communicator:
         raise
     algorithm, model = tables[0]["algorithm"], tables[0]["model"]
     several = config.link.rails * max(len(entry["addresses"]) for entry in tables) > 1
-    return ScheduledCommunicator(
-        transport,
-        "tcp",
-        segment=config.link.segment // 2 if several else config.link.segment,
-        witness=config.witness,
-        algorithm=algorithm,
-        model=None if model is None else CostModel.from_json(model),
-    )
+    try:
+        return ScheduledCommunicator(
+            transport,
+            "tcp",
+            segment=config.link.segment // 2 if several else config.link.segment,
+            witness=config.witness,
+            algorithm=algorithm,
+            model=None if model is None else CostModel.from_json(model),
+        )
+    except BaseException:
+        transport.close(graceful=False)
+        raise
 
 
 def _link_terms(config: GroupConfig) -> dict[str, Any]:

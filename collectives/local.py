@@ -17,7 +17,8 @@ from holdfast.collectives.communicator import (
     validate_root,
     validate_scatter,
 )
-from holdfast.collectives.work import Work, WorkQueue
+from holdfast.collectives.nccl.gpu import Gpu
+from holdfast.collectives.work import QueuedWork, Work, WorkQueue
 
 T = TypeVar("T")
 
@@ -29,12 +30,15 @@ class LocalCommunicator:
     world_size = 1
     transport = "self"
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: Gpu | None = None) -> None:
+        """`gpu` is where the arrays are that it is asked for; None: on the host."""
+        self.device = "cpu" if gpu is None else "cuda"
+        self._gpu = gpu
         self._queue = WorkQueue("holdfast-self")
 
     def allocate(self, count: int, dtype: DTypeLike, *, common: bool = False) -> Array:
         """Return zeroed memory."""
-        return np.zeros(count, dtype)
+        return np.zeros(count, dtype) if self._gpu is None else self._gpu.zeros(count, dtype)
 
     def all_reduce(
         self, x: Array, op: Op = "sum", out: Array | None = None, *, async_op: bool = False
@@ -104,6 +108,6 @@ class LocalCommunicator:
     def _done(self, call: Callable[[], T], async_op: bool) -> T | Work[T]:
         if not async_op:
             return call()
-        work = Work(self._queue, call)
+        work = QueuedWork(self._queue, call)
         work._run()
         return work

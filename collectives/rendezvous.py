@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -118,14 +119,18 @@ class Rendezvous:
     def exchange(self, table: Table) -> list[Table]:
         """Give this rank's table; return all of them, by rank. Every rank must call it."""
         if self.rank == 0:
-            tables = [table] + [
-                _receive(self._peers[rank], self._left()) for rank in range(1, self.world_size)
-            ]
-            for sock in self._peers.values():
-                _send(sock, tables, self._left())
+            tables = [table]
+            for rank in range(1, self.world_size):
+                with self._named(rank, "waiting for its table"):
+                    tables.append(_receive(self._peers[rank], self._left()))
+            for rank, sock in self._peers.items():
+                with self._named(rank, "sending it the tables"):
+                    _send(sock, tables, self._left())
             return tables
-        _send(self._peers[0], table, self._left())
-        answer = _receive(self._peers[0], self._left())
+        with self._named(0, "sending it its table"):
+            _send(self._peers[0], table, self._left())
+        with self._named(0, "waiting for the tables"):
+            answer = _receive(self._peers[0], self._left())
         if not isinstance(answer, list) or len(answer) != self.world_size:
             raise ProtocolError("rank 0 sent no table for each rank")
         return answer
@@ -148,6 +153,23 @@ class Rendezvous:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _named(self, peer: int, doing: str) -> Iterator[None]:
+        """Say of which peer an error is."""
+        try:
+            yield
+        except TimeoutError:
+            raise RendezvousError(
+                f"rank {peer} fell silent while rank {self.rank} was {doing}: the ranks did not "
+                f"come together within {self._timeout:.0f} s; see what that rank does, and whether "
+                "the network between the two stands"
+            ) from None
+        except OSError as error:
+            raise PeerLost(
+                f"rank {peer} left while rank {self.rank} was {doing} ({error.strerror}): its own "
+                "output says why"
+            ) from None
 
     def _left(self) -> float:
         return max(0.001, self._deadline - time.monotonic())
@@ -259,24 +281,12 @@ def _exactly(sock: socket.socket, count: int, deadline: float) -> bytes:
 def _send(sock: socket.socket, table: object, timeout: float) -> None:
     data = json.dumps(table).encode()
     sock.settimeout(timeout)
-    with _named("sending its table"):
-        sock.sendall(_LENGTH.pack(len(data)) + data)
+    sock.sendall(_LENGTH.pack(len(data)) + data)
 
 
 def _receive(sock: socket.socket, timeout: float) -> Any:
     deadline = time.monotonic() + timeout
-    with _named("waiting for a table"):
-        (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size, deadline))
-        if length > LARGEST_TABLE:
-            raise ProtocolError(f"a table of {length} bytes was announced; at most {LARGEST_TABLE}")
-        return json.loads(_exactly(sock, length, deadline))
-
-
-@contextlib.contextmanager
-def _named(doing: str) -> Any:
-    try:
-        yield
-    except TimeoutError:
-        raise RendezvousError(f"a rank fell silent while this one was {doing}") from None
-    except OSError as error:
-        raise PeerLost(f"a rank left while this one was {doing}: {error}") from None
+    (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size, deadline))
+    if length > LARGEST_TABLE:
+        raise ProtocolError(f"a table of {length} bytes was announced; at most {LARGEST_TABLE}")
+    return json.loads(_exactly(sock, length, deadline))

@@ -4,16 +4,15 @@ Rule: which schedule is carried out is a function of what all ranks agree on: th
 arrays' size and type, the world size, the algorithm's name and the cost model.
 """
 
-import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from holdfast.collectives.call import Call, Planned, Sending
+from holdfast.collectives.call import Arrays, Call, Planned, Sending
 from holdfast.collectives.communicator import (
     Array,
     Op,
@@ -49,12 +48,14 @@ from holdfast.collectives.schedules.rooted import (
     ring_reduce,
 )
 from holdfast.collectives.witness import Blind, Witness
-from holdfast.collectives.work import WorkQueue
+from holdfast.collectives.work import Rest, WorkQueue
 
 T = TypeVar("T")
 Places = Sequence[tuple[int, int]]
 """Where each chunk is, in elements."""
 
+ALIGNMENT = 64
+"""Bytes of a cache line: arithmetic on what straddles two of them is slower."""
 PLANS = 256
 """Calls whose plans are kept."""
 
@@ -64,6 +65,8 @@ class ScheduledCommunicator:
 
     Owns the transport. See `Communicator` for what each method promises.
     """
+
+    device = "cpu"
 
     def __init__(
         self,
@@ -102,7 +105,10 @@ class ScheduledCommunicator:
 
     def allocate(self, count: int, dtype: DTypeLike, *, common: bool = False) -> Array:
         """Return zeroed memory; hosts share none, so `common` makes no difference."""
-        return np.zeros(count, dtype)
+        nbytes = count * np.dtype(dtype).itemsize
+        memory = np.zeros(nbytes + ALIGNMENT, np.uint8)  # NumPy's own is aligned to 16 bytes
+        start = -memory.ctypes.data % ALIGNMENT
+        return memory[start : start + nbytes].view(dtype)
 
     def all_reduce(
         self, x: Array, op: Op = "sum", out: Array | None = None, *, async_op: bool = False
@@ -152,15 +158,12 @@ class ScheduledCommunicator:
     def send(self, x: Array, peer: int) -> None:
         """Send `x` to `peer`; return when it has it."""
         validate_peer(x, peer, self.world_size, self.rank, filled=False)
-        self._queue.run(self._point_to_point(_flat(x), self.rank, peer, lambda: None))
+        self._queue.run(self._point_to_point(x, self.rank, peer))
 
     def recv(self, x: Array, peer: int) -> Array:
         """Overwrite `x` with what `peer` sends."""
         validate_peer(x, peer, self.world_size, self.rank, filled=True)
-        target = _target(x)
-        return self._queue.run(
-            self._point_to_point(target, peer, self.rank, lambda: _put(target, x))
-        )
+        return self._queue.run(self._point_to_point(x, peer, self.rank))
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
@@ -169,26 +172,29 @@ class ScheduledCommunicator:
     def close(self) -> None:
         """Close the transport; may be called again."""
         self._queue.close()
-        self.wire.asleep = contextlib.nullcontext()  # no call is begun any more
+        self.wire.asleep = Rest()  # no call is begun any more
         self.wire.close(graceful=not self._queue.broken)
 
     # Each collective: its arrays, its schedule, where its chunks are
 
     def _all_reduce(self, x: Array, op: Op, out: Array) -> Call[Array]:
         contiguous = out.flags.c_contiguous
-        target = out.reshape(-1) if contiguous else np.empty(out.size, out.dtype)
         if x is out:
-            source, in_place = target if contiguous else _flat(x), contiguous
+            in_place = contiguous
         else:
-            source = _flat(x)
-            in_place = np.may_share_memory(source, target)
+            in_place = contiguous and x.flags.c_contiguous and np.may_share_memory(x, out)
         key = ("all_reduce", op, x.size, x.dtype, in_place)
         ready = self._plans.get(key)
         if ready is None:
             schedule = self._all_reduce_schedule(x)
             places = _even(x.size, schedule.chunks)
             ready = self._prepare(key, schedule, places, x, op, in_place=in_place)
-        return Call(self._sending, ready, source, target, op, lambda: _put(target, out))
+
+        def arrays() -> Arrays:
+            target = _target(out)
+            return (target if in_place else _flat(x)), target
+
+        return Call(self._sending, ready, arrays, lambda total: _put(total, out), op, x, out)
 
     def _all_reduce_schedule(self, x: Array) -> Schedule:
         algorithm, size = self._algorithm, self.world_size
@@ -199,7 +205,7 @@ class ScheduledCommunicator:
         return all_reduce(algorithm, size, x.nbytes)
 
     def _reduce_scatter(self, x: Array, op: Op) -> Call[Array]:
-        total, bounds = np.empty(x.size, x.dtype), chunk_bounds(x.size, self.world_size)
+        bounds = chunk_bounds(x.size, self.world_size)
         key = ("reduce_scatter", op, x.size, x.dtype)
         ready = self._plans.get(key)
         if ready is None:
@@ -208,43 +214,68 @@ class ScheduledCommunicator:
             places = _even(x.size, self.world_size)
             ready = self._prepare(key, make(self.world_size), places, x, op)
         mine = slice(bounds[self.rank], bounds[self.rank + 1])
-        return Call(self._sending, ready, _flat(x), total, op, lambda: total[mine].copy())
+
+        def arrays() -> Arrays:
+            return _flat(x), np.empty(x.size, x.dtype)
+
+        return Call(self._sending, ready, arrays, lambda total: total[mine].copy(), op, x)
 
     def _all_gather(self, x: Array) -> Call[Array]:
-        out = np.empty((self.world_size, *x.shape), x.dtype)
-        out[self.rank] = x
+        shape = self.world_size, *x.shape
         key = ("all_gather", "", x.size, x.dtype)
         ready = self._plans.get(key)
         if ready is None:
-            direct = self._is_direct(out.nbytes)
+            direct = self._is_direct(self.world_size * x.nbytes)
             schedule = (direct_all_gather if direct else ring_all_gather)(self.world_size)
             ready = self._prepare(key, schedule, _equal(x.size, self.world_size), x)
-        return self._moving(ready, out.reshape(-1), lambda: out)
+
+        def arrays() -> Arrays:
+            flat = self._gathered(x)
+            return flat, flat
+
+        return Call(self._sending, ready, arrays, lambda out: out.reshape(shape), reads=x)
+
+    def _gathered(self, x: Array) -> Array:
+        """Return flat memory for every rank's `x`, with this rank's in it."""
+        out = np.empty((self.world_size, *x.shape), x.dtype)
+        out[self.rank] = x
+        return out.reshape(-1)
 
     def _broadcast(self, x: Array, root: int) -> Call[Array]:
-        target = _flat(x) if self.rank == root else _target(x)
+        gives = self.rank == root
         key = ("broadcast", root, x.size, x.dtype)
         ready = self._plans.get(key)
         if ready is None:
             name = self._model.choose_broadcast(self.world_size, x.nbytes)
             make = chain_broadcast if name == "chain" else binomial_broadcast
             ready = self._prepare(key, make(self.world_size, root), [(0, x.size)], x)
-        is_root = self.rank == root
-        return self._moving(ready, target, lambda: x if is_root else _put(target, x))
+
+        def arrays() -> Arrays:
+            flat = _flat(x) if gives else _target(x)
+            return flat, flat
+
+        def result(flat: Array) -> Array:
+            return x if gives else _put(flat, x)
+
+        return Call(self._sending, ready, arrays, result, reads=x, writes=None if gives else x)
 
     def _all_to_all(self, x: Array) -> Call[Array]:
-        out = np.empty(x.shape, x.dtype)
-        out[self.rank] = x[self.rank]
         key = ("all_to_all", "", x.size, x.dtype)
         ready = self._plans.get(key)
         if ready is None:
             places = _equal(x.size // self.world_size, self.world_size)
             schedule = direct_all_to_all(self.world_size)
             ready = self._prepare(key, schedule, places + places, x)
-        return Call(self._sending, ready, _flat(x), out.reshape(-1), "sum", lambda: out)
+
+        def arrays() -> Arrays:
+            out = np.empty(x.shape, x.dtype)
+            out[self.rank] = x[self.rank]
+            return _flat(x), out.reshape(-1)
+
+        return Call(self._sending, ready, arrays, lambda out: out.reshape(x.shape), reads=x)
 
     def _reduce(self, x: Array, op: Op, root: int) -> Call[Array | None]:
-        total = np.empty(x.shape, x.dtype)
+        gets = self.rank == root
         key = ("reduce", (op, root), x.size, x.dtype)
         ready = self._plans.get(key)
         if ready is None:
@@ -252,32 +283,51 @@ class ScheduledCommunicator:
             schedule = (direct_reduce if direct else ring_reduce)(self.world_size, root)
             places = _even(x.size, self.world_size)
             ready = self._prepare(key, schedule, places, x, op)
-        result = total if self.rank == root else None
-        return Call(self._sending, ready, _flat(x), total.reshape(-1), op, lambda: result)
+
+        def arrays() -> Arrays:
+            return _flat(x), np.empty(x.size, x.dtype)
+
+        def result(total: Array) -> Array | None:
+            return total.reshape(x.shape) if gets else None
+
+        return Call(self._sending, ready, arrays, result, op, x)
 
     def _gather(self, x: Array, root: int) -> Call[Array | None]:
-        out, flat = None, _flat(x)
-        if self.rank == root:
-            out = np.empty((self.world_size, *x.shape), x.dtype)
-            out[root] = x
-            flat = out.reshape(-1)
+        gets, shape = self.rank == root, (self.world_size, *x.shape)
         key = ("gather", root, x.size, x.dtype)
         ready = self._plans.get(key)
         if ready is None:
             schedule = direct_gather(self.world_size, root)
             ready = self._prepare(key, schedule, self._mine(x.size, root), x)
-        return self._moving(ready, flat, lambda: out)
+
+        def arrays() -> Arrays:
+            flat = self._gathered(x) if gets else _flat(x)
+            return flat, flat
+
+        def result(flat: Array) -> Array | None:
+            return flat.reshape(shape) if gets else None
+
+        return Call(self._sending, ready, arrays, result, reads=x)
 
     def _scatter(self, x: Array | None, out: Array, root: int) -> Call[Array]:
+        given = x if self.rank == root else None
         key = ("scatter", root, out.size, out.dtype)
         ready = self._plans.get(key)
         if ready is None:
             schedule = direct_scatter(self.world_size, root)
             ready = self._prepare(key, schedule, self._mine(out.size, root), out)
-        if x is not None and self.rank == root:
-            return self._moving(ready, _flat(x), lambda: _copy(x[root], out))
-        target = _target(out)
-        return self._moving(ready, target, lambda: _put(target, out))
+
+        def arrays() -> Arrays:
+            flat = _target(out) if given is None else _flat(given)
+            return flat, flat
+
+        def result(flat: Array) -> Array:
+            if given is None:
+                return _put(flat, out)
+            out[...] = given[root]
+            return out
+
+        return Call(self._sending, ready, arrays, result, reads=given, writes=out)
 
     def _mine(self, count: int, root: int) -> Places:
         """Return where chunks are of which only the root has more than one."""
@@ -285,33 +335,36 @@ class ScheduledCommunicator:
             return _equal(count, self.world_size)
         return [(0, count if rank == self.rank else 0) for rank in range(self.world_size)]
 
-    def _point_to_point(
-        self, x: Array, source: int, target: int, result: Callable[[], T]
-    ) -> Call[T]:
+    def _point_to_point(self, x: Array, source: int, target: int) -> Call[Array]:
+        gives = self.rank == source
         key = ("send", (source, target), x.size, x.dtype)
         ready = self._plans.get(key)
         if ready is None:
             schedule = point_to_point(self.world_size, source, target)
             ready = self._prepare(key, schedule, [(0, x.size)], x)
-        return self._moving(ready, x, result)
 
-    def _barrier(self) -> Call[None]:
+        def arrays() -> Arrays:
+            flat = _flat(x) if gives else _target(x)
+            return flat, flat
+
+        def result(flat: Array) -> Array:
+            return x if gives else _put(flat, x)
+
+        return Call(self._sending, ready, arrays, result, reads=x, writes=None if gives else x)
+
+    def _barrier(self) -> Call[Array]:
         nothing = np.zeros(1, np.uint8)
         key = ("barrier", "")
         ready = self._plans.get(key)
         if ready is None:
             schedule = dissemination_barrier(self.world_size)
             ready = self._prepare(key, schedule, [(0, 1)], nothing)
-        return self._moving(ready, nothing, lambda: None)
+        return Call(self._sending, ready, lambda: (nothing, nothing), lambda flat: flat)
 
     # Their common part
 
     def _carry_out(self, call: Call[T], async_op: bool) -> Any:
         return self._queue.submit(call) if async_op else self._queue.run(call)
-
-    def _moving(self, ready: Planned, x: Array, result: Callable[[], T]) -> Call[T]:
-        """Return a call that adds nothing."""
-        return Call(self._sending, ready, x, x, "sum", result)
 
     def _is_direct(self, nbytes: int) -> bool:
         """Return whether a reduce-scatter, all-gather or reduce is a direct one, or a ring."""
@@ -370,12 +423,6 @@ def _flat(x: Array) -> Array:
 def _target(out: Array) -> Array:
     """Return what is written to for `out`: its own memory where it is contiguous."""
     return out.reshape(-1) if out.flags.c_contiguous else np.empty(out.size, out.dtype)
-
-
-def _copy(x: Array, out: Array) -> Array:
-    """Return `out`, with what `x` holds."""
-    out[...] = x
-    return out
 
 
 def _put(target: Array, out: Array) -> Array:

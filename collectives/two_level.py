@@ -9,6 +9,7 @@ Rule: ranks are numbered host by host, rank = host * ranks of a host + local ran
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from holdfast.collectives.communicator import (
 from holdfast.collectives.rendezvous import Rendezvous
 from holdfast.collectives.schedule import chunk_bounds
 from holdfast.collectives.shm.communicator import SharedMemoryCommunicator
+from holdfast.collectives.subgroup import GroupWitness, Members, Renumbered, Traffic
 from holdfast.collectives.work import WorkQueue
 from holdfast.errors import UsageError
 
@@ -53,24 +55,6 @@ def two_level_shape(hosts: Sequence[str]) -> tuple[int, int] | None:
     return (count, local) if all(len(run) == 1 for run in runs) else None
 
 
-class Members:
-    """The rendezvous of some of the ranks, while all ranks exchange tables."""
-
-    def __init__(self, table: Rendezvous, ranks: Sequence[int]) -> None:
-        self._table = table
-        self._ranks = ranks
-
-    @property
-    def local_address(self) -> str:
-        """This host's address as the others reach it."""
-        return self._table.local_address
-
-    def exchange(self, table: dict[str, Any]) -> list[dict[str, Any]]:
-        """Give this rank's table; return those of the members. All ranks, of all groups, call."""
-        tables = self._table.exchange(table)
-        return [tables[rank] for rank in self._ranks]
-
-
 def open_two_level(
     config: GroupConfig,
     table: Rendezvous,
@@ -84,23 +68,29 @@ def open_two_level(
     """
     hosts, local = shape
     host, number = divmod(config.rank, local)
-    here = Members(table, range(host * local, (host + 1) * local))
+    everyone = range(config.world_size)
+    here, column = everyone[host * local :][:local], everyone[number::local]
+    traffic = Traffic(config.witness)
     behind = max(1, len(config.interfaces))
     public = config.public
-    column = replace(
+    across_config = replace(
         config,
         rank=host,
         world_size=hosts,
+        witness=GroupWitness(config.witness, column, traffic),
         port=config.port + behind if config.port else 0,
         public=None if public is None else (public[0], public[1] + behind),
     )
+    config = replace(config, witness=GroupWitness(config.witness, everyone, traffic))
     opened: list[Communicator] = []
     try:
-        within = SharedMemoryCommunicator(number, local, here.exchange, timeout=config.timeout)
+        within = SharedMemoryCommunicator(
+            number, local, Members(table, here).exchange, timeout=config.timeout
+        )
         opened.append(within)
-        across = open_wire(column, Members(table, range(number, config.world_size, local)))
+        across = open_wire(across_config, Members(table, column))
         opened.append(across)
-        opened.append(open_wire(config, Members(table, range(config.world_size))))
+        opened.append(open_wire(config, Members(table, everyone)))
         return TwoLevelCommunicator(within, across, opened[-1])
     except BaseException:
         for communicator in opened:
@@ -117,6 +107,7 @@ class TwoLevelCommunicator:
     """
 
     transport = "two-level"
+    device = "cpu"
 
     def __init__(
         self, local: SharedMemoryCommunicator, across: Communicator, everyone: Communicator
@@ -137,12 +128,20 @@ class TwoLevelCommunicator:
         self._local = local
         self._across = across
         self._everyone = everyone
+        ranks, first = range(self.world_size), across.rank * local.world_size
+        self._here = Renumbered(ranks[first : first + local.world_size])
+        self._column = Renumbered(ranks[local.rank :: local.world_size])
         self._wide = np.empty(0, np.float32)
         self._queue = WorkQueue(f"holdfast-two-level-{self.rank}", abort=self._abort)
 
     def allocate(self, count: int, dtype: DTypeLike, *, common: bool = False) -> Array:
         """Return zeroed memory that this host's ranks read in place; `common`: one for them."""
-        return self._queue.run(lambda: self._local.allocate(count, dtype, common=common))
+
+        def call() -> Array:
+            with self._here:
+                return self._local.allocate(count, dtype, common=common)
+
+        return self._queue.run(call)
 
     def all_reduce(
         self, x: Array, op: Op = "sum", out: Array | None = None, *, async_op: bool = False
@@ -174,7 +173,10 @@ class TwoLevelCommunicator:
         validate_moved(x)
 
         def call() -> Array:
-            return _by_rank(self._local.all_gather(self._across.all_gather(x)))
+            with self._column:
+                mine = self._across.all_gather(x)
+            with self._here:
+                return _by_rank(self._local.all_gather(mine))
 
         return self._begin(call, async_op)
 
@@ -185,8 +187,10 @@ class TwoLevelCommunicator:
 
         def call() -> Array:
             if self._local.rank == number:
-                self._across.broadcast(x, host)
-            self._local.broadcast(x, number)
+                with self._column:
+                    self._across.broadcast(x, host)
+            with self._here:
+                self._local.broadcast(x, number)
             return x
 
         return self._begin(call, async_op)
@@ -211,8 +215,10 @@ class TwoLevelCommunicator:
         host, number = divmod(root, self._local.world_size)
 
         def call() -> Array | None:
-            column = self._across.gather(x, host)
-            rows = None if column is None else self._local.gather(column, number)
+            with self._column:
+                mine = self._across.gather(x, host)
+            with self._here:
+                rows = None if mine is None else self._local.gather(mine, number)
             return None if rows is None else _by_rank(rows)
 
         return self._queue.run(call)
@@ -224,35 +230,50 @@ class TwoLevelCommunicator:
         shape = (self._across.world_size, self._local.world_size, *out.shape)
 
         def call() -> Array:
-            column = None
+            mine = None
             if self._across.rank == host:
                 rows = None if self.rank != root or x is None else x.reshape(shape).swapaxes(0, 1)
-                column = np.empty((self._across.world_size, *out.shape), out.dtype)
-                self._local.scatter(rows, column, number)
-            return self._across.scatter(column, out, host)
+                mine = np.empty((self._across.world_size, *out.shape), out.dtype)
+                with self._here:
+                    self._local.scatter(rows, mine, number)
+            with self._column:
+                return self._across.scatter(mine, out, host)
 
         return self._queue.run(call)
 
     def send(self, x: Array, peer: int) -> None:
         """Send `x` to `peer`, over this host's memory if it is there."""
         validate_peer(x, peer, self.world_size, self.rank, filled=False)
-        group, number = self._group_of(peer)
-        self._queue.run(lambda: group.send(x, number))
+        group, number, counted = self._group_of(peer)
+
+        def call() -> None:
+            with counted:
+                group.send(x, number)
+
+        self._queue.run(call)
 
     def recv(self, x: Array, peer: int) -> Array:
         """Overwrite `x` with what `peer` sends."""
         validate_peer(x, peer, self.world_size, self.rank, filled=True)
-        group, number = self._group_of(peer)
-        return self._queue.run(lambda: group.recv(x, number))
+        group, number, counted = self._group_of(peer)
+
+        def call() -> Array:
+            with counted:
+                return group.recv(x, number)
+
+        return self._queue.run(call)
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
 
         def call() -> None:
-            self._local.barrier()
+            with self._here:
+                self._local.barrier()
             if self._local.rank == 0:
-                self._across.barrier()
-            self._local.barrier()
+                with self._column:
+                    self._across.barrier()
+            with self._here:
+                self._local.barrier()
 
         self._queue.run(call)
 
@@ -271,19 +292,25 @@ class TwoLevelCommunicator:
             if self._wide.size < part.size:
                 self._wide = np.empty(part.size, np.float32)
             part = self._wide[: mine.size]
-        self._local.reduce_chunk(x, base, part)
+        with self._here:
+            self._local.reduce_chunk(x, base, part)
         if part.size:  # this rank's column has chunks of one size
-            self._across.all_reduce(part, base)
+            with self._column:
+                self._across.all_reduce(part, base)
         finish(op, part, self.world_size)
         if part is not mine:
             mine[...] = part
-        self._local.gather_chunks(target)
+        with self._here:
+            self._local.gather_chunks(target)
         if not out.flags.c_contiguous:
             out[...] = target.reshape(out.shape)
 
-    def _group_of(self, peer: int) -> tuple[Communicator, int]:
+    def _group_of(self, peer: int) -> tuple[Communicator, int, AbstractContextManager[None]]:
+        """Return a group that `peer` is in, its number there, and the context to use it in."""
         host, number = divmod(peer, self._local.world_size)
-        return (self._local, number) if host == self._across.rank else (self._everyone, peer)
+        if host == self._across.rank:
+            return self._local, number, self._here
+        return self._everyone, peer, nullcontext()
 
     def _begin(self, call: Callable[[], T], async_op: bool) -> Any:
         if not async_op:

@@ -14,14 +14,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from holdfast.errors import CommunicationError, DeadlineExceeded
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 IDLE_SECONDS = 0.05
 """How often an idle queue looks after its links."""
+
+LEAVE_SECONDS = 10.0
+"""How long a queue that closes waits for another thread to come out of the call it is in."""
 
 
 class Staged(Generic[T]):
@@ -42,8 +46,22 @@ class Staged(Generic[T]):
         raise NotImplementedError
 
 
-class Work(Generic[T]):
+class Work(Protocol[T_co]):
     """A collective that was begun with `async_op=True`."""
+
+    def done(self) -> bool:
+        """Return whether it has ended, well or not."""
+
+    def wait(self, timeout: float | None = None) -> T_co:
+        """Return the collective's result when it has ended; raise its error if it failed.
+
+        Raises DeadlineExceeded after `timeout` seconds (None: the group's own deadline decides);
+        the collective goes on, and `wait` may be called again.
+        """
+
+
+class QueuedWork(Generic[T]):
+    """A `Work` that a queue carries out."""
 
     def __init__(self, queue: "WorkQueue", call: Callable[[], T]) -> None:
         self._queue = queue
@@ -56,12 +74,7 @@ class Work(Generic[T]):
         return self._call is None
 
     def wait(self, timeout: float | None = None) -> T:
-        """Return the collective's result when it has ended; raise its error if it failed.
-
-        Raises DeadlineExceeded after `timeout` seconds (None: the group's own deadline decides);
-        the collective goes on, and `wait` may be called again. A call that this thread has taken
-        over is finished first.
-        """
+        """See `Work`; a call that this thread has taken over is finished first."""
         self._queue._carry_out(self, timeout)
         if self._error is not None:
             raise self._error
@@ -73,13 +86,33 @@ class Work(Generic[T]):
         try:
             self._queue._check()
             self._result = self._queue._guard(call)
-        except Exception as error:  # noqa: BLE001 - handed to the one who waits
+        except BaseException as error:
             self._error = error
+            if not isinstance(error, Exception):
+                raise  # an interrupt is this thread's; whoever waits later is told of it, too
         finally:
             self._call = None
 
 
-class Asleep:
+class Rest:
+    """What a transport is in while it sleeps: this one, where nobody else uses it, does nothing."""
+
+    hurried = True
+    """Whether somebody waits for what it does: then it looks again and again before it sleeps."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class Asleep(Rest):
     """The engine waits and leaves the wire alone: others may begin their calls meanwhile."""
 
     def __init__(self, queue: "WorkQueue") -> None:
@@ -120,7 +153,7 @@ class WorkQueue:
         self._name = name
         self._idle = idle
         self._abort = abort
-        self._pending: deque[Work[Any]] = deque()
+        self._pending: deque[QueuedWork[Any]] = deque()
         self._running: Callable[[], Any] | None = None
         self._engine = threading.Lock()  # held by whoever carries out calls
         self._wire = threading.Lock()  # held, too, by whoever moves anything
@@ -132,11 +165,11 @@ class WorkQueue:
         if idle is not None:
             self._start()
 
-    def submit(self, call: Callable[[], T]) -> Work[T]:
+    def submit(self, call: Callable[[], T]) -> QueuedWork[T]:
         """Queue `call` for the thread and return its handle at once; begin it, if that can be."""
-        self._check()
-        work = Work(self, call)
+        work = QueuedWork(self, call)
         with self._wake:
+            self._check()
             self._pending.append(work)
             if self._thread is None:
                 self._start()
@@ -154,8 +187,10 @@ class WorkQueue:
                         return self._guard(call)
             finally:
                 self._engine.release()
-        work = Work(self, call)
-        self._pending.append(work)
+        work = QueuedWork(self, call)
+        with self._wake:
+            self._check()
+            self._pending.append(work)
         self._begin_some()
         return work.wait()
 
@@ -174,8 +209,13 @@ class WorkQueue:
                 self._abort()  # whichever thread carries it out
             if self._thread is not None:
                 self._thread.join()
-        while self._pending:
-            self._pending.popleft()._run()  # each is told that the queue is closed
+        # What the call uses may go when this returns. It has been told to end, if that can be.
+        if self._engine.acquire(timeout=LEAVE_SECONDS):
+            try:
+                while self._pending:
+                    self._pending.popleft()._run()  # each is told that the queue is closed
+            finally:
+                self._engine.release()
 
     def _check(self) -> None:
         if self._closed:
@@ -232,8 +272,10 @@ class WorkQueue:
             if not call.issued and call is not self._running:
                 try:
                     call.begin()
-                except Exception as error:  # noqa: BLE001 - what waits for it is told
+                except BaseException as error:  # what waits for it is told
                     self._broken = error
+                    if not isinstance(error, Exception):
+                        raise
                     return
             if not call.issued:
                 return
@@ -244,11 +286,12 @@ class WorkQueue:
         with self._wire:
             self._pending.popleft()._run()
 
-    def _carry_out(self, work: Work[Any], timeout: float | None) -> None:
+    def _carry_out(self, work: QueuedWork[Any], timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
+        self.asleep.hurried = True
         while not work.done():
             left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._engine.acquire(timeout=left):
+            if not self._engine.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
                 raise DeadlineExceeded(f"{self._name}: not done after {timeout:.3g} s")
             try:
                 if self._pending and not work.done():
@@ -266,7 +309,12 @@ class WorkQueue:
             if self._pending:
                 with self._engine:
                     if self._pending and not self._closed:
-                        self._run_next()
+                        # Its looks would take the processor from whoever computes meanwhile.
+                        self.asleep.hurried = False
+                        try:
+                            self._run_next()
+                        finally:
+                            self.asleep.hurried = True
             elif self._idle is not None and self._engine.acquire(blocking=False):
                 try:
                     if self._broken is None:

@@ -8,8 +8,10 @@ MASTER_ADDR:MASTER_PORT, so that nobody can take the port in between).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
-from holdfast.launch.spec import LaunchSpec, Place
+from holdfast.errors import UsageError
+from holdfast.launch.spec import GPU_TRANSPORTS, LaunchSpec, Place
 
 EVENTS_FD = "HOLDFAST_EVENTS_FD"
 RENDEZVOUS_FD = "HOLDFAST_RENDEZVOUS_FD"
@@ -33,7 +35,8 @@ MACHINE_VARIABLES = frozenset(
 )
 """What belongs to a machine or an account, and so isn't carried from the launcher's to another."""
 
-DEVICE_VARIABLES = frozenset({"CUDA_VISIBLE_DEVICES"})
+GPUS = "CUDA_VISIBLE_DEVICES"
+DEVICE_VARIABLES = frozenset({GPUS})
 """What Ray sets for an agent to the node's share of the devices."""
 
 
@@ -76,7 +79,8 @@ def worker_environment(
     """Return the variables that Holdfast sets for the worker at `place`.
 
     `cores` is the number of cores of its node, `base` the environment that they are laid over:
-    OMP_NUM_THREADS is only set where the user has not.
+    OMP_NUM_THREADS is only set where the user has not. Raises what `own_gpu` does, for a job that
+    takes GPUs.
     """
     world_size = str(spec.world_size)
     variables = {
@@ -107,9 +111,34 @@ def worker_environment(
         variables["HOLDFAST_INTERFACES"] = spec.interfaces
     if spec.seed is not None:
         variables["HOLDFAST_SEED"] = str(spec.seed)
+    if takes_gpus(spec, attempt.device):
+        variables[GPUS] = own_gpu(base.get(GPUS), place, spec.nproc_per_node)
     if "OMP_NUM_THREADS" not in base:
         variables["OMP_NUM_THREADS"] = str(max(1, cores // spec.nproc_per_node))
     return variables
+
+
+def takes_gpus(spec: LaunchSpec, device: str) -> bool:
+    """Return whether each worker is to have a GPU: to compute on (`device`), or to sum on."""
+    return device == "cuda" or spec.transport in GPU_TRANSPORTS
+
+
+def own_gpu(visible: str | None, place: Place, nproc_per_node: int) -> str:
+    """Return what the worker at `place` sees of the GPUs that its node's workers may use: one.
+
+    `visible` is the node's CUDA_VISIBLE_DEVICES: numbers or names, of which those before a bad one
+    count, as CUDA reads it; None: all that the node has. Raises UsageError if there are too few.
+    """
+    if visible is None:
+        return str(place.local_rank)
+    gpus = [*takewhile(lambda gpu: gpu not in ("", "-1"), map(str.strip, visible.split(",")))]
+    if len(gpus) < nproc_per_node:
+        raise UsageError(
+            f"each of the {nproc_per_node} workers of {place.node.host} takes a GPU of its own, "
+            f"but {GPUS}={visible!r} shows {len(gpus)}: let more be seen, or take --nproc-per-node "
+            f"{max(1, len(gpus))} or --device cpu with another transport than nccl"
+        )
+    return gpus[place.local_rank]
 
 
 def resume_of_attempt(resume: str, *, restart_count: int, checkpointed: bool) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from holdfast.launch.environment import (
     EVENTS_FD,
+    GPUS,
     RENDEZVOUS_FD,
     AttemptFacts,
     base_environment,
@@ -31,7 +32,8 @@ def describe_plan(spec: LaunchSpec, environment: Mapping[str, str], *, cores: in
         resume=spec.resume,
         device=spec.device,
     )
-    base = base_environment(environment, {}, same_node=True, with_devices=False)
+    # Which GPUs there are, only a node's agent knows.
+    base = base_environment(environment, {}, same_node=True, with_devices=True)
     places = rank_table(nodes, spec.nproc_per_node)
     where = f"the Ray cluster at {spec.address}" if spec.address else "a local Ray"
     lines = [
@@ -44,6 +46,8 @@ def describe_plan(spec: LaunchSpec, environment: Mapping[str, str], *, cores: in
     ]
     for place in places:
         ours = worker_environment(spec, place, attempt, cores=cores, base=base)
+        if GPUS in ours:
+            ours[GPUS] = "<a GPU of its own>"
         ours[EVENTS_FD] = "<a pipe to the agent>"
         if place.rank == 0:
             ours[RENDEZVOUS_FD] = "<the socket that listens on MASTER_PORT>"

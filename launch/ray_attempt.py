@@ -19,7 +19,12 @@ from holdfast.errors import HoldfastError, LaunchError
 from holdfast.launch.agent import NodeFacts
 from holdfast.launch.attempt import Attempt, Phase
 from holdfast.launch.console import Console
-from holdfast.launch.environment import AttemptFacts, base_environment, worker_environment
+from holdfast.launch.environment import (
+    AttemptFacts,
+    base_environment,
+    takes_gpus,
+    worker_environment,
+)
 from holdfast.launch.logs import AttemptLogs, EventLog, LineSplitter, parse_event
 from holdfast.launch.ray_cluster import Placement
 from holdfast.launch.signals import Interrupted, Signals
@@ -123,7 +128,7 @@ class RayAttempt:
                 self._environment,
                 node.environment,
                 same_node=machine.node_id == self._own_node_id,
-                with_devices=device == "cuda",
+                with_devices=takes_gpus(spec, device),
             )
             ours = worker_environment(spec, place, attempt, cores=node.cores, base=base)
             argv = (node.python, str(spec.script), *spec.args)

@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from holdfast.errors import LaunchError, UsageError
 from holdfast.launch.agent import Agent
 from holdfast.launch.ray_folder import RayFolder
-from holdfast.launch.spec import LaunchSpec
+from holdfast.launch.spec import GPU_TRANSPORTS, LaunchSpec
 
 OBJECT_STORE = 80 * 2**20
 """Bytes for a local Ray's object store: nothing goes through it, and this is about Ray's least."""
@@ -80,12 +80,15 @@ def share(
 ) -> tuple[Share, Literal["cpu", "cuda"]]:
     """Return what the job asks of each node, and the device that `auto` stands for.
 
-    `auto` is CUDA if CuPy is installed and there is a GPU for each worker.
+    `auto` is CUDA if CuPy is installed and there is a GPU for each worker, and where the transport
+    takes one anyway.
     """
     plain = Share(spec.nnodes, spec.nproc_per_node, 0)
     with_gpus = Share(spec.nnodes, spec.nproc_per_node, spec.nproc_per_node)
     if spec.device == "cuda":
         return with_gpus, "cuda"
+    if spec.transport in GPU_TRANSPORTS:
+        return with_gpus, "cpu" if spec.device == "cpu" else "cuda"
     if spec.device == "auto" and cupy and with_gpus.shortage(machines) is None:
         return with_gpus, "cuda"
     return plain, "cpu"

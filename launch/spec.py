@@ -15,6 +15,9 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 MPI_TRANSPORTS = ("mpi", "mpi-p2p")
 """MPI's own collectives, and ours over its messages; workers need an mpiexec to meet."""
 
+GPU_TRANSPORTS = ("nccl", "pynccl")
+"""Those that sum in GPUs' memory, whatever the workers compute on."""
+
 MAX_SEED = 2**63 - 1
 
 

@@ -21,9 +21,10 @@ from holdfast.collectives.compression import compression as compression_named
 from holdfast.collectives.compression.compressor import Compressor, Layout, all_reduce_bytes
 from holdfast.collectives.work import WorkQueue
 from holdfast.core.arena import Arena, Bucket
-from holdfast.core.backend import Array, device_of, to_device, to_host
+from holdfast.core.backend import Array, device_of, to_device
 from holdfast.core.tensor import Tensor
-from holdfast.errors import UsageError
+from holdfast.errors import CommunicationError, UsageError
+from holdfast.runtime.carry import carried
 
 BUCKET_BYTES = 512 << 10
 """Gradients are summed in parts of about this size. The order in which contributions are added
@@ -79,6 +80,7 @@ class GradientSum:
         self._begun = 0  # buckets whose sum has begun in this step
         self._works: list[Work[Any]] = []
         self._queue: WorkQueue | None = None
+        self._failure: CommunicationError | None = None  # of a sum that could not begin
         self._hooked = False
         self._join(communicator)
 
@@ -93,7 +95,12 @@ class GradientSum:
         return all_reduce_bytes(self._arena.weights.nbytes, self._communicator.world_size)
 
     def backward(self, loss: Tensor, weight: float) -> None:
-        """Backpropagate `loss`, the mean over this rank's samples, `weight` of the global batch."""
+        """Backpropagate `loss`, the mean over this rank's samples, `weight` of the global batch.
+
+        It goes to its end though a sum cannot begin: `finish` raises that, and may be repeated.
+        """
+        self._filled.clear()
+        self._missing = [len(bucket.parameters) for bucket in self._buckets]
         self._running = True
         try:
             loss.backward(weight)
@@ -109,9 +116,7 @@ class GradientSum:
         if self._alone:
             self._arena.complete()
         else:
-            while self._begun < len(self._buckets):
-                self._arena.complete(self._buckets[self._order[self._begun]].slice)
-                self._begin(last=self._begun == len(self._buckets) - 1)
+            self._begin_all()
             for work in self._works:
                 work.wait(self._patience)
             self._agree()
@@ -128,6 +133,19 @@ class GradientSum:
             )
             self._reset()
         self._arena.publish()
+
+    def settle(self) -> None:
+        """Let the script use the communicator between `backward` and `finish`.
+
+        Every rank calls it then. The sums of all buckets have begun, and those that a thread of
+        compression's carries out have ended: so the ranks' calls have one order, whatever each
+        one's backward reached.
+        """
+        if self._alone:
+            return
+        self._begin_all()
+        if self._queue is not None:
+            self._queue.run(lambda: None)
 
     def rejoin(self, communicator: Communicator) -> None:
         """Go on over another communicator of as many ranks; a step that broke off is summed anew.
@@ -158,7 +176,9 @@ class GradientSum:
             for compressor in self._compressors
             if compressor is not None and compressor.residual is not None
         ]
-        totals = [self._communicator.all_reduce(x, out=np.empty_like(x)) for x in residuals]
+        totals = [
+            carried(self._communicator, self._communicator.all_reduce, x.copy()) for x in residuals
+        ]
         for residual, total in zip(residuals, totals, strict=True):
             share = residual.dtype.type(1.0 / self._communicator.world_size)
             np.multiply(total, share, out=residual)
@@ -216,15 +236,29 @@ class GradientSum:
         self._missing[number] -= 1
         if self._missing[number] == 0:
             self._filled.append(number)
+        if self._failure is not None:
+            return
         # The last bucket is left to `finish`: whoever waits carries it out at once.
-        while self._begun < len(self._buckets) - 1 and self._missing[self._order[self._begun]] == 0:
-            self._begin(last=False)
+        last = len(self._buckets) - 1
+        try:
+            while self._begun < last and self._missing[self._order[self._begun]] == 0:
+                self._begin(last=False)
+        except CommunicationError as error:
+            self._failure = error  # raised by `finish`: half a gradient would be of no use
+
+    def _begin_all(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        while self._begun < len(self._buckets):
+            self._arena.complete(self._buckets[self._order[self._begun]].slice)
+            self._begin(last=self._begun == len(self._buckets) - 1)
 
     def _begin(self, *, last: bool) -> None:
         number = self._order[self._begun]
         x, out = self._gradient_slices[number], self._sum_slices[number]
         if not self._in_place:
-            x[...] = to_host(self._arena.gradients[self._buckets[number].slice])
+            gradients = self._arena.gradients[self._buckets[number].slice]
+            x[...] = to_device(gradients, self._communicator.device)
         communicator, compressor = self._communicator, self._compressors[number]
         self._begun += 1
         if self._queue is not None:
@@ -246,8 +280,8 @@ class GradientSum:
         if self._agreed:
             return
         arrived = self._filled + [n for n in self._order if n not in self._filled]
-        order = self._communicator.broadcast(self._to_communicator(np.array(arrived, np.int32)))
-        found = to_host(order).tolist()
+        own = np.array(arrived, np.int32)
+        found = carried(self._communicator, self._communicator.broadcast, own).tolist()
         if found != self._order:
             log.info("backward fills the buckets in the order %s: they are summed in it", found)
         self._order, self._agreed = found, True
@@ -255,8 +289,7 @@ class GradientSum:
     def _reset(self) -> None:
         self._begun = 0
         self._works.clear()
-        self._filled.clear()
-        self._missing = [len(bucket.parameters) for bucket in self._buckets]
+        self._failure = None
 
     # Memory
 
@@ -274,7 +307,7 @@ class GradientSum:
         self._gradients = communicator.allocate(size, dtype)
         # What is decoded is written by each rank in its own time: it must be each rank's own.
         self._sums = communicator.allocate(size, dtype, common=not self.compressed)
-        memory = device_of(self._gradients)
+        memory = communicator.device
         self._in_place = device_of(arena.gradients) == memory
         if memory != "cpu":
             if self.compressed:
@@ -299,9 +332,6 @@ class GradientSum:
                 for parameter in bucket.parameters:
                     # By the leaf: one that is frozen now may be trained later.
                     parameter.leaf.hooks.append(partial(self._finished, number))
-
-    def _to_communicator(self, array: Array) -> Array:
-        return to_device(array, device_of(self._gradients))
 
 
 def _compressor(bucket: Bucket, arena: Arena, compression: Compression) -> Compressor | None:

@@ -32,6 +32,7 @@ from holdfast.core.nn import Module
 from holdfast.core.optim import Optimizer
 from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost, UsageError
 from holdfast.runtime import state
+from holdfast.runtime.carry import carried
 from holdfast.runtime.data_parallel import BUCKET_BYTES, Compression, GradientSum
 from holdfast.runtime.datasets import ArrayDataset
 from holdfast.runtime.order import DataOrder
@@ -255,7 +256,9 @@ class Job:
 
     def sum(self, value: float) -> float:
         """Return the sum of `value` over the ranks; every rank must call it."""
-        return float(self.communicator.all_reduce(np.array([value], np.float64))[0])
+        self._settle()
+        own = np.array([value], np.float64)
+        return float(carried(self.communicator, self.communicator.all_reduce, own)[0])
 
     def log(self, **metrics: float) -> None:
         """Record metrics of the current step; the last values of each end in `result.json`.
@@ -282,6 +285,7 @@ class Job:
         if self._ended:
             return
         training, recorder = self._prepared(), self._opened()
+        self._settle()
         self._flush_losses(recorder)
         self._checkpoint(recorder)
         samples = self._samples(self.steps)
@@ -347,15 +351,25 @@ class Job:
                 / self._seconds,
             )
 
+    def _settle(self) -> None:
+        """Let the ranks sum something else, though a step's sums may have begun."""
+        if self._backward_done:
+            assert self._sum is not None
+            self._sum.settle()
+
     def _flush_losses(self, recorder: Recorder) -> None:
-        """Sum the ranks' losses of the last steps and record them."""
-        if not self._losses:
+        """Sum the ranks' losses of the last finished steps and record them."""
+        # Between backward and step the last one is of a step that has not ended.
+        finished = len(self._losses) - self._backward_done
+        if finished < 1:
             return
-        losses = self.communicator.all_reduce(np.array([loss for _, loss, _ in self._losses]))
-        for loss, (step, _, beside) in zip(losses, self._losses, strict=True):
+        self._settle()
+        own = np.array([loss for _, loss, _ in self._losses[:finished]])
+        losses = carried(self.communicator, self.communicator.all_reduce, own)
+        for loss, (step, _, beside) in zip(losses, self._losses, strict=False):
             recorder.metrics(step, {"loss": loss, **beside})
         self._prepared().metrics["loss"] = float(losses[-1])
-        self._losses.clear()
+        del self._losses[:finished]
 
     def _checkpoint(self, recorder: Recorder) -> None:
         if self._order is None:

@@ -19,6 +19,7 @@ from holdfast.core.backend import to_host
 from holdfast.core.nn import Module
 from holdfast.core.optim import Optimizer
 from holdfast.errors import CheckpointMismatch, UsageError
+from holdfast.runtime.carry import carried
 from holdfast.runtime.checkpoint import Checkpoint
 from holdfast.runtime.data_parallel import GradientSum
 from holdfast.runtime.order import DataOrder
@@ -188,14 +189,14 @@ def restore(
     if header["failure"] is not None:
         raise CheckpointMismatch(f"rank 0 could not take up the run: {header['failure'][1]}")
     model: Arrays = {
-        name: communicator.broadcast(to_host(value.array).copy())
+        name: carried(communicator, communicator.broadcast, to_host(value.array).copy())
         for name, value in training.model.state_dict().items()
     }
     if header["step"] is None:
         training.model.load_state_dict(model)
         return None
     optimizer: Arrays = {
-        name: communicator.broadcast(to_host(array).copy())
+        name: carried(communicator, communicator.broadcast, to_host(array).copy())
         for name, array in (
             *training.optimizer.state_arrays().items(),
             *((EXCHANGE + name, array) for name, array in training._exchange_arrays().items()),
@@ -218,8 +219,9 @@ def _check_seed(checkpoint: Checkpoint, seed: int | None) -> None:
 def _broadcast_json(communicator: Communicator, value: dict[str, Any]) -> dict[str, Any]:
     """Return rank 0's `value` on every rank."""
     data = np.frombuffer(json.dumps(value).encode(), np.uint8).copy()
-    size = communicator.broadcast(np.array([data.size], np.int64))
+    size = carried(communicator, communicator.broadcast, np.array([data.size], np.int64))
     if communicator.rank != 0:
         data = np.empty(int(size[0]), np.uint8)
-    found: dict[str, Any] = json.loads(communicator.broadcast(data).tobytes())
+    data = carried(communicator, communicator.broadcast, data)
+    found: dict[str, Any] = json.loads(data.tobytes())
     return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import os
 import secrets
 import socket
@@ -14,6 +15,12 @@ import pytest
 from holdfast.collectives import GroupConfig, LinkConfig, connect
 from holdfast.errors import FabricError
 from holdfast.fabric import build, star
+
+
+def pytest_collection_finish():
+    """Let no `gc.collect` of a test look again at all that was imported: that takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 @functools.cache
@@ -144,6 +151,6 @@ class Workers:
                 process.communicate()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def workers():
     return Workers()

@@ -3,6 +3,9 @@
 Top-k sends the largest elements (Stich et al., 2018), PowerSGD a product of two thin matrices
 (Vogels et al., 2019). Both leave most of a gradient out of a step's sum, so each bucket has a
 residual on every rank: what that rank has left out so far. Nothing is lost, only late.
+
+Rule: a sum that isn't finite changes no residual, on any rank: what was left out before is still
+there for a training that skips such a step, and one bad gradient does not spoil all later ones.
 """
 
 import math
@@ -18,6 +21,11 @@ FRACTION = 0.01
 RANK = 2
 DEPENDENT = 1e-6
 """A vector that is so much shorter once the others' directions are out of it has none of its own"""
+
+
+def _finite(x: Array) -> bool:
+    """Return whether every element is a number and none is infinite."""
+    return bool(np.isfinite(x).all())
 
 
 def largest(x: Array, count: int) -> NDArray[np.uint32]:
@@ -44,6 +52,7 @@ class TopK:
         self.residual: Array = np.zeros(layout.count, layout.dtype)
         self._pending: Array = np.zeros(layout.count, layout.dtype)
         self._kept = math.ceil(layout.count * fraction)
+        self._good = False  # whether the last sum is finite, which all ranks see alike
 
     def sum(self, x: Array, out: Array, communicator: Communicator) -> None:
         """Write the sum of what each rank chose of its `x` and its residual; the rest is zero."""
@@ -57,11 +66,13 @@ class TopK:
         for there in chosen:
             # A rank names no place twice, so this adds each of its values.
             out[there[: self._kept]] += there[self._kept :].view(np.float32)
+        self._good = _finite(out)
         self.sent = all_gather_bytes(mine.nbytes, communicator.world_size)
 
     def commit(self) -> None:
-        """Keep what was left out."""
-        self.residual, self._pending = self._pending, self.residual
+        """Keep what was left out, unless the sum isn't finite."""
+        if self._good:
+            self.residual, self._pending = self._pending, self.residual
 
     def state(self) -> Mapping[str, Array]:
         """Return nothing: the residual is all."""
@@ -71,6 +82,7 @@ class TopK:
 def orthonormalise(vectors: Array) -> None:
     """Make the rows of `vectors` orthonormal in place, zero where they depend on those above.
 
+    Zero, too, what is too short for its inverse length to be a number.
     Modified Gram-Schmidt, not BLAS: every rank must get the same bits, whatever its processor.
     """
     for number, vector in enumerate(vectors):
@@ -78,7 +90,7 @@ def orthonormalise(vectors: Array) -> None:
         for above in vectors[:number]:
             vector -= above * vector.dtype.type(_dot(above, vector))
         norm = _norm(vector)
-        if norm <= DEPENDENT * before:
+        if norm <= max(DEPENDENT * before, np.finfo(vector.dtype).tiny):
             vector[...] = 0
         else:
             vector *= vector.dtype.type(1.0 / norm)
@@ -164,6 +176,7 @@ class PowerSGD:
         self._fresh = np.random.default_rng(0).uniform(-1, 1, second).astype(layout.dtype)
         most = max((m.shape[0] * m.shape[1] for m in self._matrices), default=0)
         self._scratch: Array = np.empty((2, most), layout.dtype)
+        self._good = False  # whether the last sum is finite, which all ranks see alike
 
     def sum(self, x: Array, out: Array, communicator: Communicator) -> None:
         """Write the approximation of the sum of the ranks' `x` and residuals."""
@@ -188,12 +201,14 @@ class PowerSGD:
         for matrix in self._matrices:
             _, scratch = self._scratches(matrix)
             product(matrix.p_of(p), matrix.q_of(q), matrix.of(out), scratch)
+        self._good = _finite(out)
         self.sent = sum(all_reduce_bytes(each.nbytes, communicator.world_size) for each in (p, q))
 
     def commit(self) -> None:
-        """Keep what was left out, and go on from the directions found."""
-        self.residual, self._pending = self._pending, self.residual
-        self._warm[...] = self._q
+        """Keep what was left out, go on from the directions found; unless the sum isn't finite."""
+        if self._good:
+            self.residual, self._pending = self._pending, self.residual
+            self._warm[...] = self._q
 
     def state(self) -> Mapping[str, Array]:
         """Return the directions that the next sum begins with."""

@@ -5,13 +5,11 @@ which nothing has moved for a while, is closed and dialled again, for ever and w
 the link above goes on over the other rails, or where it was.
 """
 
-import contextlib
 import logging
 import select
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from holdfast.collectives.links.door import Door
@@ -24,7 +22,11 @@ from holdfast.collectives.links.resolver import Resolver
 from holdfast.collectives.links.sockets import Connection, flight, queued, tune
 from holdfast.collectives.links.tls import TlsSocket
 from holdfast.collectives.witness import Witness
+from holdfast.collectives.work import Rest
 from holdfast.errors import ProtocolError
+
+WORTH_WAKING = 256 << 10
+"""Bytes of a message for which a thread is woken: beside a computation, each time costs it."""
 
 log = logging.getLogger("holdfast.link")
 
@@ -46,6 +48,8 @@ class Carrier:
     dialing: bool = False
     queued: int = 0
     trouble: str = "no connection was made yet"
+    worth_waking: int = 1
+    """Bytes that have to be there before the kernel tells of them."""
     connections: int = 0
     lost_at: float = 0.0
     sent: int = 0
@@ -96,7 +100,7 @@ class Connections:
     ) -> None:
         self.rank = rank
         self.peers: dict[int, Peer] = {}
-        self.asleep: AbstractContextManager[None] = contextlib.nullcontext()
+        self.asleep: Rest = Rest()
         self._sleeping = False
         self._config = config
         self._epoch = epoch
@@ -187,6 +191,7 @@ class Connections:
             if carrier.rail.silent(now):
                 self._break(carrier, f"nothing moved for {self._config.silence:.3g} s")
         for place in self.peers.values():
+            self.read(place)  # a slow path's bytes may not be worth waking for
             self.write(place)
             sent = sum(carrier.sent for carrier in place.carriers)
             received = sum(carrier.received for carrier in place.carriers)
@@ -277,10 +282,11 @@ class Connections:
         if sock is None:
             return False
         try:
-            wanted = select.EPOLLIN if carrier.rail.wanted(now) is not None else 0
+            into = carrier.rail.wanted(now)
         except (CorruptFrame, ProtocolError) as error:  # of a message without bytes
             self._spoilt(carrier, error)
             return True
+        wanted = 0 if into is None else select.EPOLLIN
         # The kernel tells neither of what is decrypted already, nor of a hung up one.
         silent = carrier.interest < 0 or (isinstance(sock, TlsSocket) and sock.pending() > 0)
         if wanted and silent:
@@ -288,6 +294,11 @@ class Connections:
             return True
         if carrier.interest < 0:
             return False
+        if into is not None and not isinstance(sock, TlsSocket):
+            worth = min(len(into), WORTH_WAKING)
+            if worth != carrier.worth_waking:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, worth)
+                carrier.worth_waking = worth
         if carrier.rail.gather(now):
             wanted |= select.EPOLLOUT
         if wanted != carrier.interest:
@@ -398,6 +409,7 @@ class Connections:
         carrier.connections += 1
         carrier.sock = sock
         carrier.queued = 0
+        carrier.worth_waking = 1
         carrier.interest = select.EPOLLIN
         self._by_fd[sock.fileno()] = carrier
         self._poll.register(sock.fileno(), carrier.interest)

@@ -31,6 +31,8 @@ OUT_OF_DESCRIPTORS_SECONDS = 0.25
 """For so long nobody is let in when there is no descriptor, or no memory, for a connection."""
 _BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT: the port is chosen when the peer is known
 
+TOO_LONG = "the handshake took too long; do both ends use TLS, or neither?"
+
 log = logging.getLogger("holdfast.link")
 
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -141,7 +143,9 @@ class Door:
         """Give up the handshakes that took too long; call it now and then."""
         for visitor in list(self._visitors.values()):
             if now > visitor.deadline:
-                self._give_up(visitor, "the handshake took too long")
+                if visitor.acceptor is not None:
+                    log.warning("a connection was refused: %s", TOO_LONG)
+                self._give_up(visitor, TOO_LONG)
         if not self._open and now >= self._opens:
             self._let_in()
 

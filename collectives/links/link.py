@@ -130,7 +130,6 @@ class Link:
         self._again: list[int] = []  # heap of messages that are to be sent again
         self._fresh = 0  # bytes of messages `_next` to `numbered` - 1
         self._outstanding = 0  # bytes of the messages `acknowledged` to `_next` - 1
-        self._carrier: dict[int, Rail] = {}  # the rail each of them is on
         self._awaited: deque[tuple[memoryview, int]] = deque()  # where they go, and their tags
         self._filling: dict[int, Rail] = {}  # the rail that fills an awaited message's place
         self._early: dict[
@@ -231,7 +230,6 @@ class Link:
             self._fresh -= length
         else:
             return None
-        self._carrier[number] = rail
         return number, *self._kept[number - self.acknowledged]
 
     def _within_window(self) -> bool:
@@ -271,21 +269,15 @@ class Link:
             return None
         return self._leaving
 
-    def requeue(self, rail: Rail, numbers: Iterable[int]) -> None:
-        """Let other rails, or the next connection, carry messages that `rail` has not got through.
+    def requeue(self, numbers: Iterable[int]) -> None:
+        """Let other rails, or the next connection, carry messages that a rail has not got through.
 
         Also those that were lent to another rail: the peer takes what begins last, and that may
-        have been what came over `rail`.
+        have been what came over the first.
         """
         for number in numbers:
             if number >= self.acknowledged and number not in self._again:
-                if self._carrier.get(number) is rail:
-                    del self._carrier[number]
                 heappush(self._again, number)
-
-    def carries(self, rail: Rail) -> bool:
-        """Return whether a message on `rail` is yet to be acknowledged."""
-        return any(carrier is rail for carrier in self._carrier.values())
 
     @property
     def fastest(self) -> float:
@@ -302,9 +294,6 @@ class Link:
         while self.acknowledged < received:
             payload, _ = self._kept.popleft()
             self._outstanding -= len(payload)
-            carrier = self._carrier.pop(self.acknowledged, None)
-            if carrier is not None:
-                carrier.carried()
             self.acknowledged += 1
             self.progress += 1
         while self._again and self._again[0] < received:

@@ -102,7 +102,7 @@ class Rail:
     @property
     def busy(self) -> bool:
         """Whether bytes wait to be written, or what was written to be acknowledged."""
-        return bool(self._wire) or self._passage.in_flight or self._link.carries(self)
+        return bool(self._wire) or self._passage.in_flight or bool(self._unread)
 
     def _commit(self, now: float) -> None:
         limit, length = self._link.config.copy_limit, 0
@@ -133,7 +133,7 @@ class Rail:
         """Whether it stands and may carry another message."""
         if not self.attached or not self._link.has_other(self):
             return self.attached
-        return not (self.suspected or (self._warming and self._link.carries(self)))
+        return not (self.suspected or (self._warming and self._unread))
 
     @property
     def has_room(self) -> bool:
@@ -180,10 +180,6 @@ class Rail:
                 return
             count -= len(first)
             self._wire.popleft()
-
-    def carried(self) -> None:
-        """Take note that a message which this rail carried was acknowledged."""
-        self._warming = max(0, self._warming - 1)
 
     def acknowledge_soon(self) -> None:
         """Let the peer know at the next `gather` what has arrived, unless others had better."""
@@ -332,6 +328,7 @@ class Rail:
             self._large -= size if size > limit else 0
             begun, length = min(begun, sent), length + size
             self._acknowledged_here += 1
+            self._warming = max(0, self._warming - 1)
             self.brought += 1
         if size > limit:
             self.pace.measure(length, begun, now)
@@ -393,7 +390,7 @@ class Rail:
         self._blocked_since = None
         self._ack_due = self._beat_due = False
         self._small = self._small_bytes = 0
-        self._link.requeue(self, lost)
+        self._link.requeue(lost)
 
     def moved(self, now: float) -> None:
         """Take note that the peer's host took bytes of ours: slow is not dead."""
@@ -423,5 +420,5 @@ class Rail:
             and self._passage.stuck(now, link.config.patience)
         ):
             self.suspected = True
-            link.requeue(self, [number for number, *_ in self._unread])
+            link.requeue([number for number, *_ in self._unread])
             link.acknowledge_soon()  # what was said over this rail may be lost as well

@@ -11,13 +11,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
 from holdfast.collectives.links.connections import Address, Connections, Peer
 from holdfast.collectives.links.link import Link, LinkConfig
 from holdfast.collectives.witness import Blind, Witness
+from holdfast.collectives.work import Rest
 from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost
 
 SPINS = 40
@@ -83,12 +83,12 @@ class TcpTransport:
     # The Transport protocol
 
     @property
-    def asleep(self) -> AbstractContextManager[None]:
+    def asleep(self) -> Rest:
         """See `Transport`."""
         return self._connections.asleep
 
     @asleep.setter
-    def asleep(self, context: AbstractContextManager[None]) -> None:
+    def asleep(self, context: Rest) -> None:
         self._connections.asleep = context
 
     def send(self, peer: int, data: memoryview, tag: int = 0) -> None:
@@ -191,7 +191,7 @@ class TcpTransport:
 
     def _wait(self, arrived: Callable[[], bool], place: Peer, what: str) -> None:
         """Turn until `arrived`; give up when no byte has moved on any link for the timeout."""
-        for _ in range(SPINS):
+        for _ in range(SPINS if self.asleep.hurried else 0):
             if not place.stands:
                 break
             self._connections.read(place)

@@ -14,19 +14,18 @@ a smaller group and agree that they have it. Source: Bland et al., "Post-failure
 communication capability" (2013).
 """
 
-import contextlib
 import json
 import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from holdfast.collectives.communicator import GroupConfig
 from holdfast.collectives.mpi.process import INSTALL, MpiProcess, Patience, mpi_process
+from holdfast.collectives.work import Rest
 from holdfast.errors import (
     CollectiveMismatch,
     CommunicationError,
@@ -54,7 +53,7 @@ class MpiGroup:
         self.world_size: int = comm.Get_size()
         self.epoch = epoch
         self.timeout = timeout
-        self.asleep: AbstractContextManager[None] = contextlib.nullcontext()
+        self.asleep: Rest = Rest()
         """In which it waits between two looks: another thread may begin messages there."""
         self._aborted = False
         self._closed = False

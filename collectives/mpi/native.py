@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from holdfast.collectives.communicator import (
+    COMBINE,
     Array,
     GroupConfig,
     Op,
@@ -57,6 +58,7 @@ _TYPES = {
     "float128": "LONG_DOUBLE",
     "complex64": "C_FLOAT_COMPLEX",
     "complex128": "C_DOUBLE_COMPLEX",
+    "complex256": "C_LONG_DOUBLE_COMPLEX",
     "int8": "INT8_T",
     "int16": "INT16_T",
     "int32": "INT32_T",
@@ -82,6 +84,7 @@ class MpiCommunicator:
     """
 
     transport = "mpi"
+    device = "cpu"
 
     def __init__(self, group: MpiGroup, *, witness: Witness | None = None) -> None:
         self.rank = group.rank
@@ -138,7 +141,7 @@ class MpiCommunicator:
                 self._numbers(whole, x),
                 self._numbers(mine, x),
                 counts,
-                self._op(op),
+                self._op(op, whole.dtype),
             )
             finish(op, mine, self.world_size)
             return mine.astype(x.dtype, copy=False)
@@ -323,7 +326,7 @@ class MpiCommunicator:
                 given = self._mpi.IN_PLACE
             else:
                 given = self._numbers(given, source)
-            self._group.call("a reduction", begin, given, into, self._op(op), *root)
+            self._group.call("a reduction", begin, given, into, self._op(op, wide), *root)
             if result is not None and total is not None:
                 finish(op, result, self.world_size)
                 if half:
@@ -340,7 +343,14 @@ class MpiCommunicator:
         """
         return np.ascontiguousarray(x).reshape(-1).view(np.uint8).data, self._mpi.BYTE
 
-    def _op(self, op: Op) -> Any:
+    def _op(self, op: Op, dtype: np.dtype[Any]) -> Any:
+        """Return MPI's own operation, but for the least and the largest of floats.
+
+        MPI compares: what is not a number gets lost, or not, by the order in which ranks are
+        combined, which may differ between them. NumPy's keeps it.
+        """
+        if dtype.kind == "f" and op in ("min", "max"):
+            return self._group.process.operation(COMBINE[op], dtype)
         return getattr(self._mpi, _OPS[op])
 
 

@@ -18,6 +18,8 @@ import weakref
 from functools import cache
 from typing import Any, Protocol
 
+import numpy as np
+
 from holdfast.errors import DeadlineExceeded, MissingDependency, UsageError
 
 SPIN_SECONDS = 1e-3
@@ -56,6 +58,7 @@ class MpiProcess:
         self.broken: set[object] = set()
         """The groups whose ranks are out of step."""
         self._abandoned: list[object] = []
+        self._operations: dict[tuple[str, np.dtype[Any]], Any] = {}
         self._survives: bool | None = None
         if ours:
             atexit.register(self._leave)
@@ -88,6 +91,19 @@ class MpiProcess:
             except MPI.Exception as error:
                 self._survives = error.Get_error_class() == MPI.ERR_REVOKED
         return self._survives
+
+    def operation(self, ufunc: np.ufunc, dtype: np.dtype[Any]) -> Any:
+        """Return `ufunc` as an operation of MPI's on arrays of `dtype`, in the ranks' order."""
+        key = ufunc.__name__, dtype
+        if key not in self._operations:
+
+            def combine(left: memoryview, right: memoryview, _: object) -> None:
+                into = np.frombuffer(right, dtype)
+                ufunc(np.frombuffer(left, dtype), into, out=into)
+
+            # It commutes but for the bits of zeros and of what is not a number.
+            self._operations[key] = self.module.Op.Create(combine, commute=False)
+        return self._operations[key]
 
     def abandon(self, lent: object) -> None:
         """Keep what MPI may still use, as there is no way to take it back."""

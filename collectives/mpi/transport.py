@@ -12,7 +12,6 @@ ones are borrowed until their MPI_Isend is done.
 import contextlib
 import json
 from collections import defaultdict, deque
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from holdfast.collectives.cost import CostModel
 from holdfast.collectives.mpi.group import MpiGroup, join
 from holdfast.collectives.mpi.process import HIGHEST_TAG, Patience
 from holdfast.collectives.scheduled import ScheduledCommunicator
+from holdfast.collectives.work import Rest
 from holdfast.errors import CollectiveMismatch, CommunicationError, PeerLost
 
 LEFT = HIGHEST_TAG
@@ -65,12 +65,12 @@ class MpiTransport:
         self._closed = False
 
     @property
-    def asleep(self) -> AbstractContextManager[None]:
+    def asleep(self) -> Rest:
         """See `Transport`."""
         return self._group.asleep
 
     @asleep.setter
-    def asleep(self, context: AbstractContextManager[None]) -> None:
+    def asleep(self, context: Rest) -> None:
         self._group.asleep = context
 
     def send(self, peer: int, data: memoryview, tag: int) -> None:

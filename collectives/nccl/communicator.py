@@ -40,6 +40,7 @@ class NcclCommunicator:
     """
 
     transport = "nccl"
+    device = "cuda"
 
     def __init__(
         self,
@@ -193,6 +194,8 @@ class NcclCommunicator:
     def shrink(self, excluding: Sequence[int]) -> "NcclCommunicator":
         """Return a communicator of the next epoch without the ranks `excluding`; close this one.
 
+        It is closed whether that goes well or not, but for a UsageError.
+
         Every rank that is left calls it, with the same ranks; those left out do not, and may be
         dead. What is in flight fails. The order of ranks stays. Raises UsageError where the library
         has no such call (before NCCL 2.27), and the error that broke this communicator if it is
@@ -211,8 +214,8 @@ class NcclCommunicator:
                 f"NCCL {version} by {self._binding.name} has no shrink, NCCL 2.27 by nccl4py has: "
                 "close this communicator, and connect again with the next epoch"
             )
-        child = self._engine.separate(gone)
         try:
+            child = self._engine.separate(gone)
             return NcclCommunicator(
                 self._binding,
                 self._gpu,

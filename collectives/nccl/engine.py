@@ -37,7 +37,6 @@ from holdfast.collectives.nccl.state import (
     Shrink,
 )
 from holdfast.collectives.nccl.state import Event as StateEvent
-from holdfast.collectives.work import Work
 from holdfast.errors import CommunicationError, DeadlineExceeded
 
 log = logging.getLogger("holdfast.nccl")
@@ -53,8 +52,8 @@ LONGEST_POLL = 1e-3
 T = TypeVar("T")
 
 
-class NcclWork(Work[T]):
-    """A collective that was handed to NCCL."""
+class NcclWork(Generic[T]):
+    """A collective that was handed to NCCL: what `Communicator` calls a `Work`."""
 
     def __init__(self, engine: "NcclEngine", name: str, result: T, event: Event) -> None:
         self._engine = engine
@@ -183,7 +182,7 @@ class NcclEngine:
         with self._lock, self.gpu.selected():
             if not self._closed:
                 self._closed = True
-                self._drive(Leave())
+                self._look(Leave())  # nobody waits here for what it broke off
             self._busy.notify_all()
         self._watcher.join()
 

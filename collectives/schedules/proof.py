@@ -300,7 +300,7 @@ def prove_in_place(schedule: Schedule) -> None:
     """Prove that nothing overwrites a chunk that may still have to be sent.
 
     A rank may overwrite what it has sent when what comes could not exist had that message not
-    come. A sum in the very round of the sending is excepted: a copy is sent then (`execution.py`).
+    come. A sum in the very round of the sending is excepted: a copy is sent then (`plan.py`).
     Raises ScheduleError.
     """
     Message = tuple[int, int, int, int]  # round, from, to, chunk

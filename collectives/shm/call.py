@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,10 +49,10 @@ class Call(NamedTuple):
         return _LAYOUT.pack(*self)
 
     def __str__(self) -> str:
-        arguments = [f"{self.elements} elements of dtype {self.dtype:08x}"]
         if CALLS[self.call] == "allocate":
-            arguments.append(f"common={self.detail}")
+            arguments = [f"{self.elements} bytes", f"common={bool(self.detail)}"]
         else:
+            arguments = [f"{self.elements} elements of dtype {dtype_name(self.dtype)}"]
             op, root = self.detail % (len(OPS) + 1), self.detail // (len(OPS) + 1)
             arguments += [f"op={OPS[op]}"] if op < len(OPS) else []
             arguments += [f"root={root - 1}"] if root else []
@@ -84,6 +85,22 @@ def describe(
 def dtype_sign(dtype: np.dtype[Any]) -> int:
     """Return a number that tells dtypes apart and is the same in every process."""
     return zlib.crc32(f"{dtype.str} {dtype.name}".encode())
+
+
+@cache
+def _names() -> dict[int, str]:
+    """Return the names of the usual dtypes by their signs."""
+    usual = [np.dtype(code) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"]
+    usual += [dtype.newbyteorder() for dtype in usual]
+    names = {dtype_sign(dtype): dtype.name for dtype in usual if dtype.isnative}
+    names |= {dtype_sign(dtype): dtype.str for dtype in usual if not dtype.isnative}
+    # bfloat16 as ml_dtypes has it, without which no rank can have such an array.
+    return names | {zlib.crc32(b"<V2 bfloat16"): "bfloat16"}
+
+
+def dtype_name(sign: int) -> str:
+    """Return the name of the dtype that has this sign, as far as it is a usual one."""
+    return _names().get(sign, f"number {sign:08x}")
 
 
 def agreed(shown: bytes, rank: int) -> list[Call]:

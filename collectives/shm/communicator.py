@@ -7,7 +7,9 @@ Rules:
 - Contributions are added in the ring's order, so the bits are those of the ring over any transport.
 - A call begins with a meeting at which each rank shows what it calls, so that ranks that call
   different things are told, and not given a wrong sum.
-- When a call returns, nobody reads or writes this rank's arrays any more.
+- When a call returns, nobody reads or writes this rank's arrays any more; but a peer that is behind
+  may still write a common result, with what stands there already, if its input is no array from
+  `allocate`, or small. Whoever changes that by itself calls `barrier` before.
 """
 
 import contextlib
@@ -44,6 +46,7 @@ class SharedMemoryCommunicator:
     """The collectives of `Communicator` for ranks of one host."""
 
     transport = "shm"
+    device = "cpu"
 
     def __init__(self, rank: int, world_size: int, exchange: Exchange, *, timeout: float) -> None:
         """Meet the others; `exchange` gives this rank's table and returns those of this group.

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.collectives.shm.call import dtype_name
 from holdfast.collectives.shm.meeting import LINE, Counter, Meetings
 from holdfast.collectives.shm.memory import Segment
 from holdfast.errors import CollectiveMismatch
@@ -85,9 +86,9 @@ class Mailbox:
             size, came = channel.words[at : at + 2]
             if (size, came) != (into.size, kind):
                 raise CollectiveMismatch(
-                    f"rank {meetings.rank} awaits {into.size} bytes of dtype {kind:08x} from rank "
-                    f"{peer}, which sent {size} bytes of dtype {came:08x}: both must name arrays "
-                    "of one size and dtype, in the same order"
+                    f"rank {meetings.rank} awaits {into.size} bytes of dtype {dtype_name(kind)} "
+                    f"from rank {peer}, which sent {size} bytes of dtype {dtype_name(came)}: both "
+                    "must name arrays of one size and dtype, in the same order"
                 )
             part = into[start : start + SLOT]
             part[...] = slot[: part.size]

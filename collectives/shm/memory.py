@@ -61,9 +61,18 @@ class Segment:
         """Make zeroed memory that peers can open while this process lives."""
         if not hasattr(os, "memfd_create"):
             raise MissingDependency("shared memory needs Linux (memfd): take --transport tcp")
-        fd = os.memfd_create("holdfast", os.MFD_CLOEXEC)
-        os.ftruncate(fd, max(nbytes, 1))
-        return cls(fd, nbytes, huge=huge)
+        fd = -1
+        try:
+            fd = os.memfd_create("holdfast", os.MFD_CLOEXEC)
+            os.ftruncate(fd, max(nbytes, 1))
+            return cls(fd, nbytes, huge=huge)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise CommunicationError(
+                f"no shared memory of {nbytes} bytes: {error.strerror}; make the arrays smaller, "
+                "or raise this process's limits"
+            ) from None
 
     @classmethod
     def open(cls, pid: int, fd: int, nbytes: int, *, huge: bool = True) -> "Segment":
@@ -75,10 +84,19 @@ class Segment:
                 f"cannot open the memory of process {pid}: {error.strerror}. Ranks that share "
                 "memory run as the same user and see each other in /proc; else take --transport tcp"
             ) from None
-        if os.fstat(own).st_size < nbytes:
+        try:
+            if os.fstat(own).st_size < nbytes:
+                raise CommunicationError(f"the memory of process {pid} is smaller than it says")
+            return cls(own, nbytes, huge=huge)
+        except OSError as error:
             os.close(own)
-            raise CommunicationError(f"the memory of process {pid} is smaller than it says")
-        return cls(own, nbytes, huge=huge)
+            raise CommunicationError(
+                f"cannot map {nbytes} bytes of process {pid}: {error.strerror}; make the arrays "
+                "smaller, or raise this process's limits"
+            ) from None
+        except BaseException:
+            os.close(own)
+            raise
 
     def close(self) -> None:
         """Give the descriptor back; may be called again."""

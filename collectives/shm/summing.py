@@ -7,9 +7,7 @@ end.
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from holdfast.collectives.communicator import COMBINE, Array, Op, sum_type
+from holdfast.collectives.communicator import COMBINE, Array, Op, finish, sum_type
 from holdfast.collectives.schedule import ring_reduction_order
 
 BLOCK_BYTES = 1 << 20
@@ -45,7 +43,7 @@ class Sum:
         self._outs = outs
         held = sum_type(dtype)
         self._wide = held != dtype
-        self._scale = held.type(1.0 / len(inputs)) if op == "mean" else None
+        self._op = op
         self._size = inputs[0].size
         self._length = BLOCK_BYTES // held.itemsize
         self._scratch = scratch.view(held)
@@ -55,16 +53,19 @@ class Sum:
 
     def __call__(self) -> None:
         """Combine the inputs as they are now."""
-        combine, scale, wide = self._combine, self._scale, self._wide
+        combine, mean, wide = self._combine, self._op == "mean", self._wide
         for total, middle, last, scratch, out, copies in self._blocks or self._cut():
             if wide:
                 scratch[...] = total
                 total = scratch
             for term in middle:
                 total = combine(total, term, out=scratch)
-            combine(total, last, out=out)  # an out that is a term is not written before
-            if scale is not None:
-                np.multiply(out, scale, out)
+            # An out that is a term is not written before; one that every rank writes (common
+            # memory), once only, with what it is to hold.
+            combine(total, last, out=scratch if mean else out)
+            if mean:
+                finish(self._op, scratch, len(self._terms))
+                out[...] = scratch
             for copy in copies:
                 copy[...] = out
 

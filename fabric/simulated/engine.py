@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from holdfast.collectives.communicator import Array, Op, validate
+from holdfast.collectives.communicator import Array, Op, sum_type, validate
 from holdfast.collectives.links.link import Link, LinkConfig
 from holdfast.errors import CommunicationError, UnsupportedFault, UsageError
 from holdfast.fabric.condition import Condition, Place
@@ -240,6 +240,9 @@ def simulate_all_reduce(
     drawn from `inputs` (see `contribution`). `link` makes the links: it may make faulty ones, for a
     test of the test.
 
+    Raises UsageError for what cannot be, and for float16 and bfloat16: no ring adds them up as the
+    communicators do, in float32, to be rounded once.
+
     Call k is step k for what is planned; its phases are `step`, `reduce-scatter` and `all-gather`.
     The network's time goes on from where it is; its faults stay in force.
     """
@@ -252,6 +255,11 @@ def simulate_all_reduce(
             f"expected, found {calls}, {count}, {workers_per_host}, {len(hosts)} and {timeout}"
         )
     validate(op, np.empty(0, dtype), None)
+    if sum_type(dtype) != dtype:
+        raise UsageError(
+            f"{dtype} is added up in {sum_type(dtype)} and rounded once, which a ring cannot: "
+            f"simulate {sum_type(dtype)}"
+        )
 
     known = len(network.happened)
 

@@ -61,7 +61,7 @@ def reference(contribution, size, count, dtype, op):
         total = inputs[first][part].astype(wide)
         for rank in others:
             total = COMBINE[op](total, inputs[rank][part].astype(wide))
-        out[part] = total * wide.type(1 / size) if op == "mean" else total
+        out[part] = total / wide.type(size) if op == "mean" else total
     return fixed(out)
 
 
@@ -295,6 +295,39 @@ def ahead(comm):
             assert (array == n * i + sum(range(n))).all()
 
 
+def chained(comm):
+    """A call may be given what one that is under way writes: it is carried out behind that one."""
+    n, rank = comm.world_size, comm.rank
+    total = sum(range(1, n + 1))
+    for count in (10, 30_000):
+        for layout in (slice(None), slice(None, None, 2)):
+            x = np.full(2 * count, 1.0 + rank)[layout]
+            copy, given = np.zeros_like(x), np.full(x.size, float(rank))
+            works = [comm.all_reduce(x, async_op=True), comm.all_reduce(x, out=copy, async_op=True)]
+            works += [comm.broadcast(given, n - 1, async_op=True)]
+            gathered = comm.all_gather(copy, async_op=True)
+            works += [comm.all_reduce(given, "max", copy, async_op=True)]  # which is gathered first
+            same(gathered.wait(20.0), [np.full(x.size, float(n * total))] * n)
+            for work in works:
+                work.wait(20.0)
+            for array, value in ((x, total), (given, n - 1), (copy, n - 1)):
+                assert (array == value).all()
+
+
+def not_numbers(comm):
+    """What is not a number stays so in the least and the largest, on every rank."""
+    for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        for lost in range(comm.world_size):
+            x = np.arange(20, dtype=dtype)
+            expected = x.copy()
+            expected[3] = np.nan
+            if comm.rank == lost:
+                x[3] = np.nan
+            for op in ("min", "max"):
+                found = comm.all_reduce(x, op, np.empty_like(x))
+                assert np.array_equal(found, expected, equal_nan=True), (op, lost, found)
+
+
 def barriers(comm):
     """No rank leaves before every rank has come."""
     came = np.zeros(comm.world_size, np.int64)
@@ -354,7 +387,7 @@ BODIES = {
     body.__name__: body
     for body in (
         *(all_reduce, allocated, the_same_bits, layouts, reductions, moves, point_to_point),
-        *(works, ahead, barriers, refusals),
+        *(works, ahead, chained, not_numbers, barriers, refusals),
     )
 }
 """Those that hold for every communicator; `the_ring_s_bits` holds for what adds in that order."""

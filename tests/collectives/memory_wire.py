@@ -1,9 +1,9 @@
 """A `Transport` between threads: messages are copied when they are sent and wait in queues."""
 
-import contextlib
 import queue
 import threading
 
+from holdfast.collectives.work import Rest
 from holdfast.errors import CollectiveMismatch, CommunicationError, DeadlineExceeded
 
 
@@ -31,7 +31,7 @@ class MemoryTransport:
 
     def __init__(self, wires, rank, timeout=20.0, late=False):
         self.rank, self.world_size = rank, wires.world_size
-        self.asleep = contextlib.nullcontext()
+        self.asleep = Rest()
         self._wires, self._timeout, self._late = wires, timeout, late
         self._posted = {peer: [] for peer in range(self.world_size)}
         self._unsent = []

@@ -31,6 +31,7 @@ class Member:
     """One rank's communicator in a room; `calls` are the collectives that it was asked for."""
 
     transport = "room"
+    device = "cpu"
 
     def __init__(self, room, rank):
         self.rank, self.world_size, self._room = rank, room.world_size, room

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tests.collectives.room import together
@@ -187,6 +187,7 @@ def test_the_largest_are_taken(x, count):
 @given(
     arrays.arrays(np.float32, (3, 20), elements=st.floats(-1e3, 1e3, width=32)), st.integers(0, 2)
 )
+@example(np.full((3, 20), 1e-45, np.float32), 0)
 def test_orthonormalised(vectors, same):
     vectors[2] = vectors[same]  # one that depends on another
     orthonormalise(vectors)
@@ -212,6 +213,33 @@ def test_nothing_is_lost_only_late(make):
     given = sum(gradient(LENET, s, r).astype(np.float64) for s in range(10) for r in range(3))
     held = sum(residual.astype(np.float64) for _, residual in results)
     np.testing.assert_allclose(results[0][0] + held, given, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["top-k:0.05", "powersgd:2"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [777, 48_050], ids=["matrix", "vector"])
+def test_a_sum_that_is_not_finite_leaves_what_is_remembered_as_it_was(name, bad, at):
+    """So a step that is skipped for it might as well not have been."""
+
+    def run(spoilt):
+        def body(member):
+            compressor = compression(name)(LENET)
+            out = np.zeros(LENET.count, np.float32)
+            for step in range(4):
+                if spoilt and step == 2:
+                    x = gradient(LENET, 99, member.rank)
+                    x[at] = bad if member.rank else x[at]
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        compressor.sum(x, out, member)
+                    compressor.commit()
+                    assert not np.isfinite(out).all()
+                compressor.sum(gradient(LENET, step, member.rank), out, member)
+                compressor.commit()
+            return out.tobytes(), compressor.residual.tobytes()
+
+        return together(2, body)
+
+    assert run(spoilt=True) == run(spoilt=False)
 
 
 @pytest.mark.parametrize("name", ["top-k:0.2", "powersgd:1"])

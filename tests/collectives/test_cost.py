@@ -51,6 +51,16 @@ def test_a_fit_bears_noise_and_never_goes_below_0():
     assert min(vars(CostModel.fit(falling)).values()) >= 0.0
 
 
+def test_rings_alone_do_not_make_a_wire_that_costs_nothing():
+    """They add what they send, so nothing tells the one's cost from the other's."""
+    model = CostModel()
+    rings = [("ring", 4, nbytes, model.seconds("ring", 4, nbytes)) for nbytes in SIZES]
+    found = CostModel.fit(rings)
+    assert found.beta > 0
+    for name, size, nbytes, expected in rings:
+        assert found.seconds(name, size, nbytes) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("made", "match"),
     [

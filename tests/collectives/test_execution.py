@@ -105,7 +105,7 @@ def reference(arrays, op):
         total = arrays[first][part].copy()
         for rank in others:
             total = COMBINE[op](total, arrays[rank][part])
-        out[part] = total * out.dtype.type(1 / size) if op == "mean" else total
+        out[part] = total / out.dtype.type(size) if op == "mean" else total
     return out
 
 

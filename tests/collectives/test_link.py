@@ -908,7 +908,7 @@ def test_another_rail_takes_over_in_the_middle_of_a_message():
     frame = b"".join(bytes(part) for part in a.rails[0].gather(0.0))
     a.rails[0].wrote(len(frame))
     read(b.rails[0], frame[: HEADER_SIZE + 10])
-    a.requeue(a.rails[0], [0])
+    a.requeue([0])
     move(a, b, HEADER_SIZE + 20, rail=1)
     assert not b.rails[0].gather(0.0)
     read(b.rails[0], frame[HEADER_SIZE + 10 :])  # goes nowhere: the place is the other's
@@ -929,7 +929,7 @@ def test_what_is_kept_is_given_up_when_another_rail_brings_it():
     read(b.rails[0], frame[HEADER_SIZE : HEADER_SIZE + 10], now=1.0)
     assert b._stashed == 40
     places = awaiting(b, 2)
-    a.requeue(a.rails[0], [0])
+    a.requeue([0])
     move(a, b, rail=1)
     assert b.received == 1
     read(b.rails[0], b"\xee" * 30, now=1.0)  # the buffer is the caller's again, and was changed
@@ -942,7 +942,7 @@ def test_a_place_is_left_alone_once_its_message_was_delivered():
     a, b = two_rails(1)
     frame = b"".join(bytes(part) for part in a.rails[0].gather(0.0))
     a.rails[0].wrote(len(frame))
-    a.requeue(a.rails[0], [0])
+    a.requeue([0])
     other = b"".join(bytes(part) for part in a.rails[1].gather(0.0))
     a.rails[1].wrote(len(other))
     assert read(b.rails[1], other[: HEADER_SIZE + 10], now=0.0) == HEADER_SIZE
@@ -961,7 +961,7 @@ def test_a_message_that_was_lent_and_taken_back_is_not_lost_with_its_rail():
     (place,) = awaiting(b, 1)
     frame = b"".join(bytes(part) for part in a.rails[0].gather(0.0))
     a.rails[0].wrote(len(frame))
-    a.requeue(a.rails[0], [0])
+    a.requeue([0])
     move(a, b, HEADER_SIZE + 20, rail=1)
     read(b.rails[0], frame[: HEADER_SIZE + 5])
     cut(a, b, rail=0)
@@ -1048,6 +1048,21 @@ def test_a_rail_that_comes_back_carries_one_message_at_a_time_at_first():
     awaiting(b, 3)
     assert move(a, b, rail=1) == HEADER_SIZE + 40
     move(b, a, rail=1)
+    assert move(a, b, rail=1) == HEADER_SIZE + 40
+
+
+def test_a_rail_that_comes_back_goes_on_though_an_earlier_message_is_missing():
+    a, b = two_rails(0)
+    for link in (a, b):
+        link.rails[1].detach()
+    join(a, b, rail=1)
+    for number in range(3):
+        a.send(message(number))
+    awaiting(b, 3)
+    assert a.rails[0].gather(0.0)  # the first, which is not there yet
+    assert move(a, b, rail=1) == HEADER_SIZE + 40
+    move(b, a, rail=1)
+    assert a.acknowledged == 0
     assert move(a, b, rail=1) == HEADER_SIZE + 40
 
 

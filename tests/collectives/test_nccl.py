@@ -525,6 +525,53 @@ def test_shrinks_to_the_ranks_that_are_left(group):
     group(3, body, {rank: Script(in_progress=2) for rank in range(3)})
 
 
+@pytest.mark.parametrize("how", ["never through", "hangs", "fails"])
+def test_a_shrink_that_fails_leaves_nothing_open(group, how):
+    group.timeout = 0.3
+    hung = threading.Event()
+
+    def body(each):
+        if each.rank == 1:
+            return
+        if how == "hangs":
+            each.binding.shrink = lambda handle, excluded: hung.wait(MARGIN)
+        with pytest.raises(CommunicationError):
+            each.communicator.shrink([1])
+        names = [call[0] for call in each.binding.calls]
+        assert "abort" in names
+        assert not each.communicator._engine._watcher.is_alive()
+        each.communicator.close()
+        with pytest.raises(CommunicationError):
+            each.communicator.all_reduce(each.data(8))
+        hung.set()
+
+    scripts = {
+        "never through": Script(never=frozenset({"shrink"})),
+        "hangs": Script(),
+        "fails": Script(fails={"shrink": Result.SYSTEM_ERROR}),
+    }
+    group(2, body, {0: scripts[how]})
+
+
+def test_closing_after_a_separation_that_hangs_releases_everything(group):
+    group.timeout = 0.3
+    hung = threading.Event()
+
+    def body(each):
+        if each.rank == 1:
+            return
+        each.binding.shrink = lambda handle, excluded: hung.wait(MARGIN)
+        engine = each.communicator._engine
+        with pytest.raises(CommunicationError):
+            engine.separate([1])
+        for _ in range(2):
+            each.communicator.close()
+            assert not engine._watcher.is_alive()
+        hung.set()
+
+    group(2, body)
+
+
 def test_a_library_without_shrink_says_what_to_do(group):
     def body(each):
         with pytest.raises(UsageError, match=r"2\.7\.8.*connect again with the next epoch"):

@@ -4,13 +4,21 @@ import contextlib
 import json
 import secrets
 import socket
+import threading
 
 import pytest
 
-from holdfast.collectives import GroupConfig, connect
+from holdfast.collectives import GroupConfig, connect, group
 from holdfast.collectives.links import handshake
 from holdfast.collectives.rendezvous import Rendezvous, listen
-from holdfast.errors import AuthenticationError, ProtocolError, RendezvousError, UsageError
+from holdfast.errors import (
+    AuthenticationError,
+    CommunicationError,
+    PeerLost,
+    ProtocolError,
+    RendezvousError,
+    UsageError,
+)
 
 pytestmark = pytest.mark.local
 TOKEN = secrets.token_bytes(32)
@@ -155,3 +163,65 @@ def test_a_table_that_is_too_large_is_not_read(ranks):
                 table.exchange({})
 
     ranks.threads(2, body)
+
+
+def meeting_of(size, ranks, leaving, timeout=10.0):
+    """Return what the ranks are told where `leaving` comes, and does not give its table."""
+    port, told = free_port(), threading.Event()
+
+    def body(rank):
+        with Rendezvous(rank, size, "127.0.0.1", port, TOKEN, timeout=timeout) as table:
+            table.exchange({})
+            if rank == leaving:
+                if timeout < 10.0:
+                    told.wait(20)
+                return None
+            with pytest.raises(CommunicationError) as caught:
+                table.exchange({})
+            if rank == 0 or leaving == 0:
+                told.set()
+            return caught.value
+
+    return ranks.threads(size, body)
+
+
+def test_a_rank_that_leaves_the_table_is_named(ranks):
+    first, second, _ = meeting_of(3, ranks, leaving=2)
+    assert isinstance(first, PeerLost)
+    assert str(first).startswith("rank 2 left while rank 0 was waiting for its table (the peer")
+    assert isinstance(second, PeerLost)
+    assert str(second).startswith("rank 0 left while rank 1 was waiting for the tables")
+    assert str(second).endswith("its own output says why")
+
+
+def test_a_rank_that_falls_silent_at_the_table_is_named(ranks):
+    (error, _) = meeting_of(2, ranks, leaving=1, timeout=3.0)
+    assert isinstance(error, RendezvousError)
+    assert str(error).startswith("rank 1 fell silent while rank 0 was waiting for its table")
+
+
+@pytest.mark.parametrize("transport", ["auto", "shm", "tcp"])
+def test_an_algorithm_that_there_is_not_is_refused_first(transport):
+    with pytest.raises(UsageError, match=r"an algorithm of ring, .* was expected, found 'rign'"):
+        group._agree([transport] * 2, ["a", "a"], "rign")
+
+
+def test_what_fails_after_the_links_are_open_closes_them(ranks, monkeypatch):
+    closed = []
+
+    def refuse(transport, *args, **options):
+        monkeypatch.setattr(transport, "close", lambda graceful: closed.append(graceful))
+        transports.append(transport)
+        raise UsageError("as asked")
+
+    def body(communicator):
+        raise AssertionError("it was opened")
+
+    transports = []
+    monkeypatch.setattr(group, "ScheduledCommunicator", refuse)
+    with pytest.raises(UsageError, match="as asked"):
+        ranks(2, "tcp", body)
+    assert closed == [False, False]
+    monkeypatch.undo()
+    for transport in transports:
+        transport.close(graceful=False)

@@ -1,9 +1,12 @@
 """Shared memory: what it does beyond the conformance suite; ranks that are late, leave or die."""
 
 import contextlib
+import errno
 import functools
 import gc
+import mmap
 import os
+import re
 import secrets
 import signal
 import socket
@@ -11,16 +14,19 @@ import subprocess
 import sys
 import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from holdfast.collectives import GroupConfig, connect
-from holdfast.collectives.communicator import COMBINE
+from holdfast.collectives.communicator import COMBINE, sum_type
 from holdfast.collectives.schedule import chunk_bounds, ring_reduction_order
 from holdfast.collectives.shm import meeting, reducing
-from holdfast.collectives.shm.call import dtype_sign
+from holdfast.collectives.shm.call import dtype_name, dtype_sign
 from holdfast.collectives.shm.mailbox import SLOT, SLOTS
+from holdfast.collectives.shm.memory import Segment
+from holdfast.collectives.shm.summing import BLOCK_BYTES, Sum
 from holdfast.errors import CollectiveMismatch, CommunicationError, DeadlineExceeded, PeerLost
 
 pytestmark = pytest.mark.local
@@ -56,7 +62,7 @@ def reference(inputs, op):
         total = inputs[first][part].astype(held)
         for rank in others:
             total = COMBINE[op](total, inputs[rank][part].astype(held))
-        out[part] = total * total.dtype.type(1 / size) if op == "mean" else total
+        out[part] = total / total.dtype.type(size) if op == "mean" else total
     return out
 
 
@@ -112,6 +118,47 @@ def test_every_path_gives_the_ring_s_bits_and_rounds_16_bits_once(ranks, size, p
                 assert total is None or total.tobytes() == expected.tobytes()
 
     ranks(size, "shm", body)
+
+
+class Watched(np.ndarray):
+    """Memory of which every write is looked at: `seen` gets a copy of it each time."""
+
+    seen: ClassVar[list[np.ndarray]] = []
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        self.seen.append(np.array(self))
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
+        plain = [x.view(np.ndarray) if isinstance(x, Watched) else x for x in inputs]
+        outs = tuple(x.view(np.ndarray) if isinstance(x, Watched) else x for x in out)
+        getattr(ufunc, method)(*plain, out=outs or None, **options)
+        self.seen.extend(np.array(x) for x in outs)
+        return out[0]
+
+
+@SIZES
+@pytest.mark.parametrize("op", ["sum", "mean", "max"])
+@pytest.mark.parametrize("dtype", [*DTYPES, np.float64, np.complex64], ids=lambda d: d.__name__)
+def test_what_all_ranks_write_alike_is_whole_from_the_first_write_on(monkeypatch, size, op, dtype):
+    """A rank may write a common result while another does, or has gone on: no half sums there."""
+    if op == "max" and dtype is np.complex64:
+        pytest.skip("complex numbers have no order")
+    monkeypatch.setattr(Watched, "seen", [])
+    inputs = [contribution(rank, 100, dtype) for rank in range(size)]
+    out = np.zeros(100, dtype).view(Watched)
+    add_up = Sum(op, inputs, [out], 0, scratch=np.empty(BLOCK_BYTES, np.uint8))
+    add_up()
+    assert Watched.seen
+    for written in Watched.seen:
+        assert written.tobytes() == out.tobytes()
+    first, *others = ring_reduction_order(size, 0)
+    held = sum_type(dtype)
+    total = inputs[first].astype(held)
+    for rank in others:
+        total = COMBINE[op](total, inputs[rank].astype(held))
+    expected = total / held.type(size) if op == "mean" else total
+    np.testing.assert_allclose(np.asarray(out), expected.astype(dtype), rtol=1e-6)
 
 
 @SIZES
@@ -219,6 +266,44 @@ def test_dtypes_are_told_apart_by_what_all_processes_know(ranks):
     ranks(2, "shm", body)
 
 
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        (
+            (lambda comm: comm.all_reduce(np.zeros(3, np.float32)),
+             lambda comm: comm.all_reduce(np.zeros(4, np.int64), "max")),
+            r"rank 0 called all_reduce\(3 elements of dtype float32, op=sum\), rank 1 called "
+            r"all_reduce\(4 elements of dtype int64, op=max\)",
+        ),
+        (
+            (lambda comm: comm.allocate(11, np.float32),
+             lambda comm: comm.allocate(11, np.float32, common=True)),
+            r"allocate\(44 bytes, common=False\).*allocate\(44 bytes, common=True\)",
+        ),
+        (
+            (lambda comm: comm.recv(np.zeros(4, np.int32), 1),
+             lambda comm: (comm.send(np.zeros(4, ">f8"), 0), comm.barrier())),
+            "awaits 16 bytes of dtype int32 from rank 1, which sent 32 bytes of dtype >f8",
+        ),
+    ],
+    ids=["sums", "memory", "messages"],
+)  # fmt: skip
+def test_what_the_ranks_do_not_agree_on_is_said_in_words(ranks, calls, message):
+    def body(comm):
+        with pytest.raises(CommunicationError) as caught:
+            calls[comm.rank](comm)
+        return str(caught.value)
+
+    assert re.search(message, ranks(2, "shm", body)[0])
+
+
+def test_a_dtype_s_sign_is_told_as_its_name():
+    for dtype in (*DTYPES, np.uint8, np.bool_, np.complex64, np.longdouble):
+        assert dtype_name(dtype_sign(np.dtype(dtype))) == np.dtype(dtype).name
+    assert dtype_name(dtype_sign(np.dtype(">i4"))) == ">i4"
+    assert dtype_name(dtype_sign(np.dtype("M8[s]"))).startswith("number ")
+
+
 def test_sums_of_many_arrays_forget_the_oldest(ranks, monkeypatch):
     monkeypatch.setattr(reducing, "KEPT", 3)
 
@@ -301,3 +386,34 @@ def test_a_killed_rank_is_missed_and_leaves_nothing(waiting_in):
     del comm, wait
     gc.collect()
     assert (sorted(os.listdir("/dev/shm")), descriptors(), mapped()) == before
+
+
+def test_memory_that_cannot_be_had_is_told_and_leaves_no_descriptor(monkeypatch):
+    before = descriptors()
+    with pytest.raises(CommunicationError, match=r"no shared memory of \d+ bytes: .*smaller"):
+        Segment.create(1 << 62)  # the file may be so large, the mapping not
+    assert descriptors() == before
+
+    def refuse(fd, length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(CommunicationError, match="no shared memory of 10 bytes: No space left"):
+        Segment.create(10)
+    assert descriptors() == before
+
+
+def test_memory_of_a_peer_that_cannot_be_mapped_leaves_no_descriptor(monkeypatch):
+    with contextlib.closing(Segment.create(4096)) as segment:
+        before = descriptors()
+        with pytest.raises(CommunicationError, match="smaller than it says"):
+            Segment.open(os.getpid(), segment.fd, 1 << 20)
+        assert descriptors() == before
+
+        def refuse(fd, length):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+        monkeypatch.setattr(mmap, "mmap", refuse)
+        with pytest.raises(CommunicationError, match=r"cannot map .* of process \d+: Cannot alloc"):
+            Segment.open(os.getpid(), segment.fd, 4096)
+        assert descriptors() == before

@@ -1,10 +1,10 @@
 """The TCP transport over real sockets: rails, TLS, names; what breaks is in test_tcp_faults.py."""
 
 import contextlib
-import datetime
-import ipaddress
 import secrets
 import socket
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,9 +121,35 @@ def test_small_messages_go_over_the_first_rail(ranks):
             assert all(rail < 20 * 8 for rail in others)
 
 
-def test_names_are_looked_up_at_every_dial(ranks):
-    with transports(2, links(), names=["localhost"]) as made:
-        ranks.threads(2, lambda rank: exchange(made[rank]))
+def test_names_are_looked_up_at_every_dial(ranks, monkeypatch):
+    """A connection is cut, and the name leads elsewhere for a while: nobody is there."""
+    asked, look_up = [], socket.getaddrinfo
+
+    def moving(host, *args, **kwargs):
+        if host != "moving.test":
+            return look_up(host, *args, **kwargs)
+        asked.append(host)
+        return look_up("127.0.0.2" if len(asked) == 2 else "127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", moving)
+    with transports(2, links(), names=["moving.test"]) as made:
+
+        def body(rank):
+            wire, friend = made[rank], 1 - rank
+            for turn in range(2):
+                came = bytearray(SEGMENT)
+                wire.send(friend, memoryview(message(rank, turn)), turn)
+                wire.post(friend, memoryview(came), turn)
+                wire.wait(friend)
+                assert came == message(friend, turn)
+                wire.flush()
+                if rank == 1 and turn == 0:
+                    assert len(asked) == 1
+                    (carrier,) = wire._connections.peers[0].carriers
+                    carrier.sock.shutdown(socket.SHUT_RDWR)
+
+        ranks.threads(2, body)
+    assert len(asked) >= 3
 
 
 def test_a_name_that_nobody_knows_is_told(ranks):
@@ -153,7 +179,7 @@ def test_the_congestion_control_asked_for_is_used(ranks):
             wire.send(1 - rank, memoryview(b"x"), 0)
             wire.post(1 - rank, memoryview(bytearray(1)), 0)
             wire.wait(1 - rank)
-            (carrier,) = wire._peers[1 - rank].carriers
+            (carrier,) = wire._connections.peers[1 - rank].carriers
             return carrier.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
 
         for used in ranks.threads(2, body):
@@ -163,66 +189,6 @@ def test_the_congestion_control_asked_for_is_used(ranks):
 # TLS
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    """Return a function that makes the files of a rank, by the authority of that name."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    folder = tmp_path_factory.mktemp("certificates")
-    made = {}
-
-    def named(name):
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-    def certificate(name, key, issuer, signer, ca):
-        now = datetime.datetime.now(datetime.UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(named(name))
-            .issuer_name(named(issuer))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-                critical=False,
-            )
-        )
-        return builder.sign(signer, hashes.SHA256())
-
-    def write(name, data):
-        (folder / name).write_bytes(data)
-        return folder / name
-
-    def files(name):
-        if name not in made:
-            root, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-            pem = serialization.Encoding.PEM
-            made[name] = Tls(
-                write(
-                    f"{name}-rank.pem",
-                    certificate("rank", key, name, root, False).public_bytes(pem),
-                ),
-                write(
-                    f"{name}-rank.key",
-                    key.private_bytes(
-                        pem,
-                        serialization.PrivateFormat.PKCS8,
-                        serialization.NoEncryption(),
-                    ),
-                ),
-                write(f"{name}.pem", certificate(name, root, name, root, True).public_bytes(pem)),
-            )
-        return made[name]
-
-    return files
-
-
 @pytest.mark.parametrize("rails", [1, 3])
 def test_links_over_tls(ranks, authority, rails):
     with transports(2, links(rails=rails, tls=authority("ours"))) as made:
@@ -230,27 +196,70 @@ def test_links_over_tls(ranks, authority, rails):
             assert sum(rail.sent for rail in figures) > 200 * SEGMENT
 
 
-def test_a_rank_with_a_certificate_of_another_authority_is_refused(ranks, authority):
-    configs = [links(tls=authority("ours")), links(tls=authority("theirs"))]
-    with transports(2, configs, timeout=1.0) as made:
+@pytest.mark.parametrize("stranger", [0, 2], ids=["dialled", "dialling"])
+@pytest.mark.parametrize(
+    ("shows", "logged", "told"),
+    [
+        ("nothing", "TLS: ", "the handshake took too long"),
+        ("another job's files", "certificate verify failed", "certificate verify failed"),
+        ("another job's certificate", "certificate verify failed", "unknown ca"),
+    ],
+    ids=["nothing", "another job's files", "another job's certificate"],
+)
+def test_a_rank_without_a_certificate_of_the_job_never_connects(
+    ranks, authority, caplog, stranger, shows, logged, told
+):
+    """No byte of a message goes either way, the reason is told, and the other ranks go on."""
+    ours, theirs = authority("ours"), authority("theirs")
+    good = sorted({0, 1, 2} - {stranger})
+    config = [links(tls=ours, last_retry=0.1)] * 3
+    config[stranger] = {
+        "nothing": links(handshake=0.3, last_retry=0.1),
+        "another job's files": links(tls=theirs, last_retry=0.1),
+        "another job's certificate": links(
+            tls=replace(theirs, authority=ours.authority), last_retry=0.1
+        ),
+    }[shows]
+    given_up = threading.Event()
 
-        def body(rank):
-            made[rank].post(1 - rank, memoryview(bytearray(1)), 0)
-            with pytest.raises(DeadlineExceeded):
-                made[rank].wait(1 - rank)
+    def offer(wire, peers):
+        for peer in peers:
+            wire.send(peer, memoryview(b"secret"), 0)
+            wire.post(peer, memoryview(bytearray(6)), 0)
 
-        ranks.threads(2, body)
+    def alone(wire):
+        offer(wire, good)
+        try:
+            with pytest.raises(DeadlineExceeded) as caught:
+                wire.wait(good[0])
+        finally:
+            given_up.set()
+        return str(caught.value)
 
+    def together(wire):
+        """Swap messages with the other of the job's ranks until the stranger has given up."""
+        offer(wire, [stranger])
+        friend = sum(good) - wire.rank
+        for turn in range(100_000):
+            last = wire.rank == good[0] and given_up.is_set()
+            sent, came = bytes([last]) + message(wire.rank, turn), bytearray(1 + SEGMENT)
+            wire.send(friend, memoryview(sent), turn)
+            wire.post(friend, memoryview(came), turn)
+            wire.wait(friend)
+            assert came[1:] == message(friend, turn)
+            if last or came[0]:
+                break
+        wire.flush()
+        return ""
 
-def test_a_rank_without_tls_does_not_get_in(ranks, authority):
-    with transports(2, [links(tls=authority("ours")), links()], timeout=1.0) as made:
-
-        def body(rank):
-            made[rank].post(1 - rank, memoryview(bytearray(1)), 0)
-            with pytest.raises(DeadlineExceeded):
-                made[rank].wait(1 - rank)
-
-        ranks.threads(2, body)
+    with transports(3, config, timeout=1.0) as made:
+        said = ranks.threads(3, lambda i: (alone if i == stranger else together)(made[i]))
+        figures = [rail for peer in good for rail in made[stranger].rails(peer)]
+        figures += [rail for rank in good for rail in made[rank].rails(stranger)]
+    assert [(rail.sent, rail.received, rail.connected) for rail in figures] == [(0, 0, False)] * 4
+    refusals = [each for each in caplog.messages if "a connection was refused: TLS: " in each]
+    assert any(logged in each for each in refusals), caplog.messages
+    assert (told if stranger == 2 else "no connection was made yet") in said[stranger]
 
 
 def test_files_that_are_no_certificates_are_told(tmp_path, authority):

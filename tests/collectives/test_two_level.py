@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from holdfast.collectives.communicator import COMBINE
 from holdfast.collectives.local import LocalCommunicator
 from holdfast.collectives.rendezvous import Rendezvous
 from holdfast.collectives.schedule import chunk_bounds, ring_reduction_order
+from holdfast.collectives.subgroup import GroupWitness, Renumbered, Traffic
 from holdfast.collectives.two_level import (
     TwoLevelCommunicator,
     open_two_level,
     two_level_shape,
 )
-from holdfast.errors import CommunicationError, UsageError
+from holdfast.collectives.witness import Blind
+from holdfast.errors import CommunicationError, PeerLost, UsageError
 
 SHAPES = pytest.mark.parametrize("shape", [(2, 2), (3, 2), (2, 3)], ids=["2x2", "3x2", "2x3"])
 DTYPES = [np.float32, np.float16, np.int64]
@@ -60,7 +63,7 @@ def test_ranks_must_be_numbered_host_by_host():
 def two_level(ranks):
     """Runs a function on every rank of hosts that are pretended: all are threads of this one."""
 
-    def run(shape, body, *, timeout=20.0):
+    def run(shape, body, *, timeout=20.0, witnesses=None):
         world_size = shape[0] * shape[1]
         listener = socket.create_server(("127.0.0.1", 0))
         port, token, fd = listener.getsockname()[1], secrets.token_bytes(32), listener.detach()
@@ -74,6 +77,7 @@ def two_level(ranks):
                 timeout=timeout,
                 algorithm="ring",
                 link=ranks.link,
+                witness=Blind() if witnesses is None else witnesses[rank],
             )
             with Rendezvous(
                 rank,
@@ -116,7 +120,7 @@ def reference(inputs, op, shape):
             piece = slice(inner[number], inner[number + 1])
             out[part][piece] = combined([each[piece] for each in partial], number, op)
     if op == "mean":
-        out *= out.dtype.type(1 / len(inputs))
+        out /= out.dtype.type(len(inputs))
     return out.astype(dtype)
 
 
@@ -226,3 +230,98 @@ def test_closing_breaks_off_what_waits_for_others(two_level):
                 work.wait()
 
     two_level((2, 2), body, timeout=300.0)
+
+
+# What is told of the groups within
+
+
+class Recording(Blind):
+    def __init__(self):
+        self.told = []
+
+    def link_lost(self, peer, why):
+        self.told.append(("lost", peer, why))
+
+    def link_restored(self, peer, seconds):
+        self.told.append(("restored", peer, seconds))
+
+    def traffic(self, peer, sent, received):
+        self.told.append(("traffic", peer, sent, received))
+
+
+def test_a_witness_hears_of_the_job_s_ranks_and_of_all_that_went_to_each():
+    recording = Recording()
+    traffic = Traffic(recording)
+    column = GroupWitness(recording, range(1, 6, 2), traffic)
+    everyone = GroupWitness(recording, range(6), traffic)
+    column.link_lost(2, "cut")
+    column.link_restored(1, 0.5)
+    column.traffic(1, 100, 10)
+    everyone.traffic(3, 5, 1)
+    everyone.traffic(2, 7, 7)
+    column.traffic(1, 200, 20)
+    assert recording.told == [
+        ("lost", 5, "cut"),
+        ("restored", 3, 0.5),
+        ("traffic", 3, 100, 10),
+        ("traffic", 3, 105, 11),
+        ("traffic", 2, 7, 7),
+        ("traffic", 3, 205, 21),
+    ]
+
+
+@pytest.mark.local
+def test_each_link_s_traffic_is_told_of_the_rank_at_its_other_end(two_level):
+    witnesses = [Recording() for _ in range(4)]
+    wanted = [{2, 3}, {3}, {0}, {0, 1}]
+
+    def body(comm):
+        comm.all_reduce(np.ones(40_000, np.float32))
+        if comm.rank == 0:  # only these two have something to say over the links of all
+            comm.send(np.ones(30_000, np.float32), 3)
+        if comm.rank == 3:
+            comm.recv(np.empty(30_000, np.float32), 0)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:  # it is told when a link is looked after
+            peers = {each[1] for each in tuple(witnesses[comm.rank].told)}
+            if peers == wanted[comm.rank]:
+                break
+            time.sleep(0.01)
+        comm.barrier()
+        return peers
+
+    assert two_level((2, 2), body, witnesses=witnesses) == wanted
+
+
+@pytest.mark.parametrize(
+    ("ranks", "said"),
+    [
+        (range(2, 4), "whose ranks 0, 1 are the job's ranks 2, 3"),
+        (range(1, 128, 8), "whose ranks 0, 1, …, 15 are the job's ranks 1, 9, …, 121"),
+    ],
+)
+def test_errors_say_which_ranks_they_speak_of(ranks, said):
+    with pytest.raises(PeerLost, match=f"^rank 1 has ended .*{said}"), Renumbered(ranks):
+        raise PeerLost("rank 1 has ended")
+    with pytest.raises(ValueError, match=r"^rank 1$"), Renumbered(ranks):
+        raise ValueError("rank 1")
+
+
+@pytest.mark.local
+def test_who_left_is_named_as_the_job_counts(two_level):
+    """Rank 3 is local rank 1 of the second host, and the second of its column."""
+
+    def body(comm):
+        comm.all_reduce(np.ones(1000, np.float32))
+        comm.barrier()
+        if comm.rank != 3:
+            with pytest.raises(CommunicationError) as caught:
+                comm.all_reduce(np.ones(1000, np.float32))
+            return str(caught.value)
+        return None
+
+    _, column, here, _ = two_level((2, 2), body, timeout=5.0)
+    assert "rank 1, which has left" in column, column
+    assert "whose ranks 0, 1 are the job's ranks 1, 3" in column
+    assert "rank 1 (process" in here
+    assert "whose ranks 0, 1 are the job's ranks 2, 3" in here

@@ -1,5 +1,6 @@
 """The queue of collectives: order, takeover by whoever waits, errors, closing."""
 
+import math
 import threading
 import time
 
@@ -144,6 +145,20 @@ def test_what_fails_when_it_is_begun_is_told_to_all_who_wait(queue):
         queue.run(lambda: None)
 
 
+def test_an_interrupt_within_a_beginning_puts_the_ranks_out_of_step(queue):
+    class Interrupted(Staged[None]):
+        def begin(self):
+            raise KeyboardInterrupt
+
+        def __call__(self):
+            pass
+
+    with queue._engine, pytest.raises(KeyboardInterrupt):  # the thread stays out of it
+        queue.submit(Interrupted())
+    with pytest.raises(CommunicationError):
+        queue.run(lambda: None)
+
+
 def test_an_error_belongs_to_its_work_and_a_broken_group_refuses_what_follows(queue):
     def lose():
         raise PeerLost("rank 3 has ended")
@@ -180,6 +195,40 @@ def test_closing_breaks_off_what_is_being_carried_out():
     queue.close()
     with pytest.raises(CommunicationError, match="was awaited"):
         work.wait()
+
+
+def test_closing_waits_for_another_thread_to_come_out_of_its_call():
+    begun, aborted, out = threading.Event(), threading.Event(), []
+    queue = WorkQueue("busy", abort=aborted.set)
+
+    def busy():
+        begun.set()
+        assert aborted.wait(20)
+        time.sleep(0.05)  # what it uses must not be gone meanwhile
+        out.append("out")
+
+    other = threading.Thread(target=queue.run, args=(busy,))
+    other.start()
+    begun.wait()
+    queue.close()
+    assert out == ["out"]
+    other.join()
+
+
+def test_an_interrupt_is_told_to_whoever_waits_later(queue):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with queue._engine:  # the thread stays out of it
+        work = queue.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            queue._run_next()
+    with pytest.raises(KeyboardInterrupt):
+        work.wait()
+
+
+def test_one_may_wait_for_ever(queue):
+    assert queue.submit(lambda: 3).wait(math.inf) == 3
 
 
 def test_closing_tells_those_who_wait_and_ends_the_thread(queue):

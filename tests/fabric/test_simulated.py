@@ -377,5 +377,7 @@ def test_what_cannot_be_is_refused():
             simulate_all_reduce(net, calls=0, count=1)
         with pytest.raises(UsageError, match="operation of sum"):
             simulate_all_reduce(net, calls=1, count=1, op="median")
+        with pytest.raises(UsageError, match="float16 is added up in float32"):
+            simulate_all_reduce(net, calls=1, count=1, dtype=np.float16)
         net.play(Script())
     net.close()

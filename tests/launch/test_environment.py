@@ -1,13 +1,19 @@
 """A worker's environment: torchrun's variables, ours, and what it keeps of the launcher's."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from holdfast.errors import UsageError
 from holdfast.launch.environment import (
     AttemptFacts,
     base_environment,
+    own_gpu,
     resume_of_attempt,
     worker_environment,
 )
+from holdfast.launch.plan import describe_plan
 from holdfast.launch.spec import LaunchSpec, Node, rank_table
 
 SPEC = LaunchSpec(
@@ -81,6 +87,42 @@ def test_with_gpus_the_agents_share_is_the_workers():
     agent = {"CUDA_VISIBLE_DEVICES": "2,3"}
     base = base_environment(launcher, agent, same_node=True, with_devices=True)
     assert base == {"CUDA_VISIBLE_DEVICES": "2,3"}
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["0", "1"]),
+        ("2,3", ["2", "3"]),
+        (" 5 , GPU-8932f937,1", ["5", "GPU-8932f937"]),
+        ("0,1,-1,2", ["0", "1"]),
+    ],
+)
+def test_each_worker_sees_a_gpu_of_its_own(visible, expected):
+    base = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    on_gpus = replace(FACTS, device="cuda")
+    for jobs, facts in ((SPEC, on_gpus), (replace(SPEC, transport="nccl"), FACTS)):
+        environments = [
+            worker_environment(jobs, place, facts, cores=2, base=base) for place in PLACES
+        ]
+        assert [each["CUDA_VISIBLE_DEVICES"] for each in environments] == expected * 2
+
+
+def test_without_gpus_nothing_is_said_of_them():
+    base = {"CUDA_VISIBLE_DEVICES": "0"}
+    found = worker_environment(SPEC, PLACES[1], FACTS, cores=2, base=base)
+    assert "CUDA_VISIBLE_DEVICES" not in found
+
+
+@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("3", 1), ("3,-1,4", 1)])
+def test_fewer_gpus_than_workers_are_told(visible, count):
+    with pytest.raises(UsageError, match=rf"2 workers of b .* shows {count}: .*nproc-per-node 1"):
+        own_gpu(visible, PLACES[3], 2)
+
+
+def test_a_dry_run_leaves_the_gpus_to_the_nodes():
+    plan = describe_plan(replace(SPEC, device="cuda"), {"CUDA_VISIBLE_DEVICES": "0"}, cores=2)
+    assert plan.count("CUDA_VISIBLE_DEVICES=<a GPU of its own>") == 4
 
 
 def test_a_restart_goes_on_from_the_jobs_own_checkpoint_once_there_is_one():

@@ -32,6 +32,12 @@ def test_auto_is_cuda_where_everything_for_it_is_there():
     assert share(spec(nproc_per_node=2, nnodes=2), [CPU_NODE, GPU_NODE], cupy=True)[1] == "cpu"
 
 
+def test_a_transport_of_gpus_takes_them_whatever_the_workers_compute_on():
+    for device, expected in (("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")):
+        asked = spec(transport="nccl", device=device, nproc_per_node=2)
+        assert share(asked, [GPU_NODE], cupy=True) == (Share(1, 2, 2), expected)
+
+
 def test_too_few_nodes_are_told_with_those_there_are():
     wanted, _ = share(spec(nproc_per_node=4, nnodes=3), [CPU_NODE, GPU_NODE], cupy=False)
     assert "asked for 3 nodes with 4 CPUs each" in (wanted.shortage([CPU_NODE, GPU_NODE]) or "")

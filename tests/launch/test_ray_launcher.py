@@ -1,5 +1,6 @@
 """`holdfast launch` on a real Ray: success, failures, restarts, and what is left afterwards."""
 
+import gc
 import json
 import os
 import signal
@@ -12,7 +13,13 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.local]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.local,
+    # Ray's own processes on its own pipes: `Cluster.shutdown` does not close what it opened.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 WAIT_FOR_THE_END = """
 import subprocess
@@ -119,38 +126,6 @@ def test_the_first_failing_ranks_traceback_and_status(launches):
     assert launches.left() == ({}, [])
 
 
-def test_a_killed_worker_is_started_again_with_a_new_token(launches):
-    script = launches.script(
-        "print('resume', os.environ['HOLDFAST_RESUME'])\n"
-        "open(f'{run_dir}/token{restart}', 'w').write(os.environ['HOLDFAST_TOKEN'])\n"
-        "if restart == 0:\n"
-        "    if rank == 0: emit(event='checkpoint', step=1, path='p')\n"
-        "    if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    time.sleep(1000)\n"
-        "elif restart == 1:\n"
-        "    if rank == 0: progress(3)\n"
-        "    if rank == 0: sys.exit(5)\n"
-        "    time.sleep(1000)\n"
-    )
-    done = launches.run(
-        *("--nproc-per-node", "2", "--resume", "never", "--max-restarts", "2", script)
-    )
-    assert done.returncode == 0, done.stderr
-    assert "was ended by SIGKILL (attempt 0)" in done.stderr
-    assert "rank 0 on" in done.stderr
-    assert "ended with exit status 5 (attempt 1)" in done.stderr
-    resumes = [
-        (launches.run_dir / f"attempt_{number}/rank_0/stdout.log").read_text().strip()
-        for number in range(3)
-    ]
-    assert resumes == ["resume never", "resume auto", "resume auto"]
-    tokens = {(launches.run_dir / f"token{number}").read_text() for number in range(3)}
-    assert len(tokens) == 3
-    assert all(len(bytes.fromhex(token)) == 32 for token in tokens)
-    assert [e["restart"] for e in named(events_of(launches.run_dir), "restart")] == [1, 2]
-    assert launches.left() == ({}, [])
-
-
 def test_more_gpus_than_there_are(launches):
     done = launches.run(
         *("--nproc-per-node", "2", "--device", "cuda", launches.script("")),
@@ -213,27 +188,47 @@ def test_a_killed_launcher_leaves_nothing(launches, until):
     assert shared_memory() <= memory
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+def test_no_cluster_at_the_address(launches):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    done = launches.run("--address", f"127.0.0.1:{port}", launches.script(""))
+    assert done.returncode == 1
+    assert f"no Ray cluster can be reached at 127.0.0.1:{port}" in done.stderr
+
+
+def test_python_m_holdfast_is_the_command(launches):
+    done = launches.run("--dry-run", launches.script(""))
+    assert done.returncode == 0
+    assert f"  {sys.executable} script.py" in done.stdout.splitlines()
+
+
+# On a cluster that is there already
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of one node, which tests may add to; starting one takes seconds."""
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
     # Short, for the sake of the sockets in it.
-    with tempfile.TemporaryDirectory(
-        prefix="hf-", dir="/tmp", ignore_cleanup_errors=True
-    ) as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    with (
+        tempfile.TemporaryDirectory(prefix="hf-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", folder)
+        # A node that is killed is missed after seconds; one that is only slow has as long as ever.
+        health = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 500}
+        head = {**node, "include_dashboard": False, "_system_config": health}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.node_args = node
         try:
             yield cluster
         finally:
             cluster.shutdown()
+            gc.collect()
 
 
-# Ray's own processes on its own pipes: `Cluster.shutdown` does not close what it opened.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_two_nodes_of_a_cluster_one_of_which_is_lost(cluster, launches, until):
     lost = cluster.add_node(**cluster.node_args)
     script = launches.script(
@@ -278,8 +273,39 @@ def test_two_nodes_of_a_cluster_one_of_which_is_lost(cluster, launches, until):
     assert "2 CPUs, 0 GPUs" in done.stderr
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_killed_worker_is_started_again_with_a_new_token(cluster, launches):
+    script = launches.script(
+        "print('resume', os.environ['HOLDFAST_RESUME'])\n"
+        "open(f'{run_dir}/token{restart}', 'w').write(os.environ['HOLDFAST_TOKEN'])\n"
+        "if restart == 0:\n"
+        "    if rank == 0: emit(event='checkpoint', step=1, path='p')\n"
+        "    if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    time.sleep(1000)\n"
+        "elif restart == 1:\n"
+        "    if rank == 0: progress(3)\n"
+        "    if rank == 0: sys.exit(5)\n"
+        "    time.sleep(1000)\n"
+    )
+    done = launches.run(
+        *("--nproc-per-node", "2", "--resume", "never", "--max-restarts", "2"),
+        *("--address", cluster.address, script),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "was ended by SIGKILL (attempt 0)" in done.stderr
+    assert "rank 0 on" in done.stderr
+    assert "ended with exit status 5 (attempt 1)" in done.stderr
+    resumes = [
+        (launches.run_dir / f"attempt_{number}/rank_0/stdout.log").read_text().strip()
+        for number in range(3)
+    ]
+    assert resumes == ["resume never", "resume auto", "resume auto"]
+    tokens = {(launches.run_dir / f"token{number}").read_text() for number in range(3)}
+    assert len(tokens) == 3
+    assert all(len(bytes.fromhex(token)) == 32 for token in tokens)
+    assert [e["restart"] for e in named(events_of(launches.run_dir), "restart")] == [1, 2]
+    assert launches.left() == ({}, [])
+
+
 def test_a_cluster_ends_the_job_of_a_killed_launcher(cluster, launches, until):
     script = launches.script(WAIT_FOR_THE_END)
     process = launches.start("--nproc-per-node", "2", "--address", cluster.address, script)
@@ -287,17 +313,3 @@ def test_a_cluster_ends_the_job_of_a_killed_launcher(cluster, launches, until):
     process.kill()
     process.communicate(timeout=60)
     until(launches.nothing_left)
-
-
-def test_no_cluster_at_the_address(launches):
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    done = launches.run("--address", f"127.0.0.1:{port}", launches.script(""))
-    assert done.returncode == 1
-    assert f"no Ray cluster can be reached at 127.0.0.1:{port}" in done.stderr
-
-
-def test_python_m_holdfast_is_the_command(launches):
-    done = launches.run("--dry-run", launches.script(""))
-    assert done.returncode == 0
-    assert f"  {sys.executable} script.py" in done.stdout.splitlines()

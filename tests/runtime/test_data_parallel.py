@@ -19,6 +19,7 @@ from holdfast.runtime.data_parallel import GradientSum
 from holdfast.runtime.metrics import read_metrics
 
 SCRIPT = Path(__file__).with_name("digits_worker.py")
+SUMS_SCRIPT = Path(__file__).with_name("sums_worker.py")
 COMPRESSIONS = [None, "bfloat16", "float16", "int8", "top-k:0.1", "powersgd:2"]
 
 
@@ -127,6 +128,96 @@ def test_the_order_is_that_in_which_rank_0_s_backward_fills_the_buckets():
     assert first == second
     assert first[1] == first[2] != first[0]
     assert layers == ["third", "third", "secon", "secon", "first", "first"]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_the_order_is_found_in_a_step_that_is_repeated_too(step):
+    rooms = {name: Room(2) for name in ("first", "second")}
+
+    def body(member):
+        model = made()
+        arena = Arena.of(model.parameters())
+        one = BreaksOff(rooms["first"], member.rank, 6 * step)  # there are 6 buckets
+        other = Member(rooms["second"], member.rank)
+        exchange = GradientSum(arena, one, bucket_bytes=1)
+        for number in range(step + 1):
+            exchange.backward(loss_of(model, member.rank, number), 0.5)
+            if number == step:
+                with pytest.raises(CommunicationError):
+                    exchange.finish()
+                one.close()
+                exchange.rejoin(other)
+            exchange.finish()
+            arena.zero_grad()
+        other.close()
+        names = {id(p): name for name, p in model.named_parameters()}
+        return [names[id(exchange._buckets[n].parameters[0])][:5] for n in exchange._order]
+
+    assert together(2, body) == [["third", "third", "secon", "secon", "first", "first"]] * 2
+
+
+@pytest.mark.parametrize("compression", [None, "bfloat16", "top-k:0.1", "powersgd:2"])
+@pytest.mark.parametrize("step", [0, 1])
+def test_settled_the_script_may_use_the_communicator_whatever_backward_reached(compression, step):
+    """Rank 1's backward doesn't reach the second layer: its buckets wait for `finish` there."""
+
+    def body(member):
+        model = made()
+        if member.rank == 1:
+            model.forward = lambda x: model.third(F.relu(model.first(x)))
+        arena = Arena.of(model.parameters())
+        exchange = GradientSum(arena, member, bucket_bytes=1, compression=lambda _: compression)
+        found = []
+        for number in range(step + 1):
+            exchange.backward(loss_of(model, member.rank, number), 0.5)
+            if number == step:
+                exchange.settle()
+                assert member.all_reduce(np.array([member.rank + 1.0]))[0] == 3
+                exchange.settle()  # does nothing more
+            exchange.finish()
+            found.append(arena.sums.tobytes())
+            arena.zero_grad()
+        exchange.close()
+        return found, member.calls
+
+    assert_same(together(2, body))
+
+
+def assert_same(results):
+    assert all(result == results[0] for result in results)
+
+
+class Broken(Member):
+    """Takes no sum any more, as a communicator whose link was lost for good."""
+
+    def all_reduce(self, x, op="sum", out=None, *, async_op=False):
+        raise CommunicationError("as asked")
+
+
+def test_backward_goes_to_its_end_though_a_sum_cannot_begin():
+    """What is kept for the repetition is the whole gradient."""
+    room = Room(2)
+
+    def body(member):
+        model = made()
+        arena = Arena.of(model.parameters())  # the first layer's gradients come last
+        one, other = Broken(Room(2), member.rank), Member(room, member.rank)
+        exchange = GradientSum(arena, one, bucket_bytes=1)
+        exchange.backward(loss_of(model, member.rank), 0.5)
+        for _ in range(2):
+            with pytest.raises(CommunicationError, match="as asked"):
+                exchange.settle()
+            with pytest.raises(CommunicationError, match="as asked"):
+                exchange.finish()
+        one.close()
+        exchange.rejoin(other)
+        exchange.finish()
+        other.close()
+        return arena.sums.copy()
+
+    first, second = together(2, body)
+    assert first.tobytes() == second.tobytes()
+    np.testing.assert_allclose(first, expected_sums(2), atol=1e-6)
 
 
 def test_a_frozen_parameter_holds_up_its_bucket_for_one_step_only():
@@ -363,3 +454,16 @@ def test_a_job_killed_with_something_unsent_resumes_to_the_same_weights(workers,
     train("killed", "--kill-at", "8", status=-9)
     resumed = json.loads((train("killed") / "result.json").read_text())
     assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("compression", [None, "top-k:0.1"])
+def test_a_script_may_sum_and_log_between_backward_and_step(workers, tmp_path, compression):
+    args = [] if compression is None else [f"--compression={compression}"]
+    for code, errors in workers(2, SUMS_SCRIPT, *args, run_dir=tmp_path, transport="tcp"):
+        assert code == 0, errors
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found["steps"] == 8
+    assert found["steps_before"] == 7
+    losses = [line["loss"] for line in read_metrics(tmp_path) if "loss" in line]
+    assert len(losses) == 8

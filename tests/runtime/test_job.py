@@ -2,6 +2,9 @@
 
 import json
 import random
+import re
+import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +23,34 @@ SAMPLES = 1437
 STEPS_PER_EPOCH = 15  # 96 at a time, 93 in the last
 
 
-@pytest.fixture
-def train(workers, tmp_path):
+@pytest.fixture(scope="module")
+def ran(workers):
     """Run the digits script to its end and return its result.json."""
 
-    def run(size, name, *args, status=0, **options):
-        for code, errors in workers(size, SCRIPT, *args, run_dir=tmp_path / name, **options):
-            assert code == status, errors
-        return json.loads((tmp_path / name / "result.json").read_text()) if status == 0 else None
+    def run(size, run_dir, *args, **options):
+        for code, errors in workers(size, SCRIPT, *args, run_dir=run_dir, **options):
+            assert code == 0, errors
+        return json.loads((run_dir / "result.json").read_text())
+
+    return run
+
+
+@pytest.fixture
+def train(ran, tmp_path):
+    """Do so in a folder of that name."""
+    return lambda size, name, *args, **options: ran(size, tmp_path / name, *args, **options)
+
+
+@pytest.fixture(scope="module")
+def quiet(ran, tmp_path_factory):
+    """Return the folder and result.json of a run that nothing befell; they are shared."""
+    folder, known = tmp_path_factory.mktemp("quiet"), {}
+
+    def run(*args, size=2):
+        if (size, args) not in known:
+            run_dir = folder / str(len(known))
+            known[size, args] = run_dir, ran(size, run_dir, *args)
+        return known[size, args]
 
     return run
 
@@ -39,20 +62,31 @@ def final_weights(run_dir):
 
 @pytest.mark.local
 @pytest.mark.parametrize("size", [2, 3])
-def test_the_weights_are_the_same_over_shared_memory_and_tcp(train, tmp_path, size):
-    shm = train(size, "shm", transport="shm")
+def test_the_weights_are_the_same_over_shared_memory_and_tcp(train, quiet, size):
+    run_dir, shm = quiet(size=size)
     tcp = train(size, "tcp", transport="tcp")
     assert (shm["transport"], tcp["transport"]) == ("shm", "tcp")
     assert shm["weights_sha256"] == tcp["weights_sha256"]
     assert shm["status"] == "finished"
     assert shm["steps"] == 2 * STEPS_PER_EPOCH
     assert shm["samples"] == 2 * SAMPLES
-    losses = [line["loss"] for line in read_metrics(tmp_path / "shm") if "loss" in line]
+    losses = [line["loss"] for line in read_metrics(run_dir) if "loss" in line]
     assert losses[-1] == shm["loss"] < losses[0]
 
 
+def test_the_script_s_digits_are_those_of_the_data_set():
+    own = runpy.run_path(str(SCRIPT))["digits"]()
+    for part, expected in zip(own, hf.datasets.digits(), strict=True):
+        assert part.inputs.dtype == expected.inputs.dtype
+        np.testing.assert_array_equal(part.inputs, expected.inputs)
+        np.testing.assert_array_equal(part.targets, expected.targets)
+
+
 @pytest.mark.local
-@pytest.mark.parametrize(("precision", "tolerance"), [("--float64", 1e-12), ("--epochs=2", 2e-4)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [("--float64", 1e-12), pytest.param("--epochs=2", 2e-4, marks=pytest.mark.soak)],
+)
 def test_the_number_of_workers_changes_only_rounding(train, tmp_path, precision, tolerance):
     """96 on one worker, 48 on each of two, 24 on each of four; 93 are left for the last batch."""
     finals = []
@@ -67,45 +101,51 @@ def test_the_number_of_workers_changes_only_rounding(train, tmp_path, precision,
 
 
 @pytest.mark.local
-@pytest.mark.parametrize("seed", range(3))
-def test_a_job_killed_at_any_step_resumes_to_the_same_weights(train, workers, tmp_path, seed):
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12))]
+)
+def test_a_job_killed_at_any_step_resumes_to_the_same_weights(
+    train, workers, quiet, tmp_path, seed
+):
     options = ("--optimizer=Adam",) if seed % 2 else ()
-    quiet = train(2, "quiet", *options)
+    undisturbed, expected = quiet(*options)
     step = random.Random(seed).randrange(6, 2 * STEPS_PER_EPOCH)
     print("seed", seed, "killed after step", step)
     for code, _ in workers(2, SCRIPT, "--kill-at", step, *options, run_dir=tmp_path / "killed"):
         assert code == -9
     assert not (tmp_path / "killed" / "result.json").exists()
     resumed = train(2, "killed", *options)
-    assert resumed["weights_sha256"] == quiet["weights_sha256"]
-    assert resumed["steps"] == quiet["steps"]
+    assert resumed["weights_sha256"] == expected["weights_sha256"]
+    assert resumed["steps"] == expected["steps"]
     lines = [line for line in read_metrics(tmp_path / "killed") if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, 2 * STEPS_PER_EPOCH + 1))
-    before = [line for line in read_metrics(tmp_path / "quiet") if "loss" in line]
+    before = [line for line in read_metrics(undisturbed) if "loss" in line]
     assert [line["loss"] for line in lines] == [line["loss"] for line in before]
 
 
 @pytest.mark.local
-def test_another_number_of_workers_may_resume(train, workers, tmp_path):
-    quiet = train(1, "quiet")
+def test_another_number_of_workers_may_resume(train, workers, quiet, tmp_path):
+    undisturbed, expected = quiet(size=1)
     workers(3, SCRIPT, "--kill-at", 12, run_dir=tmp_path / "killed")
     resumed = train(2, "killed")
-    assert resumed["samples"] == quiet["samples"]
-    for name, expected in final_weights(tmp_path / "quiet").items():
+    assert resumed["samples"] == expected["samples"]
+    for name, weights in final_weights(undisturbed).items():
         np.testing.assert_allclose(
-            final_weights(tmp_path / "killed")[name], expected, rtol=0, atol=2e-4
+            final_weights(tmp_path / "killed")[name], weights, rtol=0, atol=2e-4
         )
 
 
 @pytest.mark.local
-def test_a_corrupt_checkpoint_is_reported_and_the_one_before_it_taken(train, workers, tmp_path):
-    quiet = train(2, "quiet")
+def test_a_corrupt_checkpoint_is_reported_and_the_one_before_it_taken(
+    train, workers, quiet, tmp_path
+):
+    _, expected = quiet()
     workers(2, SCRIPT, "--kill-at", 13, run_dir=tmp_path / "killed")
     newest = tmp_path / "killed" / "checkpoints" / "step_00000010" / "model.safetensors"
     data = bytearray(newest.read_bytes())
     data[-1] ^= 1
     newest.write_bytes(data)
-    assert train(2, "killed")["weights_sha256"] == quiet["weights_sha256"]
+    assert train(2, "killed")["weights_sha256"] == expected["weights_sha256"]
     assert CheckpointStore(tmp_path / "killed" / "checkpoints", report=print).newest() is not None
 
 
@@ -119,9 +159,9 @@ def test_a_corrupt_checkpoint_is_reported_and_the_one_before_it_taken(train, wor
     ],
 )
 def test_a_run_directory_of_another_model_is_refused_by_every_rank(
-    train, workers, tmp_path, args, message
+    workers, quiet, tmp_path, args, message
 ):
-    train(1, "run", "--epochs=1")
+    shutil.copytree(quiet("--epochs=1", size=1)[0], tmp_path / "run")
     before = {p: p.read_bytes() for p in (tmp_path / "run" / "checkpoints").rglob("*.*")}
     for code, errors in workers(2, SCRIPT, *args, run_dir=tmp_path / "run"):
         assert code == 1
@@ -130,18 +170,18 @@ def test_a_run_directory_of_another_model_is_refused_by_every_rank(
 
 
 @pytest.mark.local
-def test_never_refuses_a_directory_that_holds_checkpoints(train, workers, tmp_path):
-    train(1, "run", "--epochs=1")
+def test_never_refuses_a_directory_that_holds_checkpoints(workers, quiet, tmp_path):
+    shutil.copytree(quiet("--epochs=1", size=1)[0], tmp_path / "run")
     ((code, errors),) = workers(1, SCRIPT, run_dir=tmp_path / "run", HOLDFAST_RESUME="never")
     assert code == 1
     assert "holds checkpoints already" in errors
 
 
 @pytest.mark.local
-def test_a_run_goes_on_from_a_named_checkpoint(train, tmp_path):
-    longer = train(2, "longer", "--epochs=2")
-    train(2, "short", "--epochs=1")
-    for named in (tmp_path / "short", tmp_path / "short" / "checkpoints" / "step_00000015"):
+def test_a_run_goes_on_from_a_named_checkpoint(train, quiet):
+    _, longer = quiet()
+    short, _ = quiet("--epochs=1")
+    for named in (short, short / "checkpoints" / "step_00000015"):
         run = train(2, f"from-{named.name}", HOLDFAST_RESUME=str(named))
         assert run["weights_sha256"] == longer["weights_sha256"]
 
@@ -153,13 +193,14 @@ def test_a_rank_that_fails_ends_the_others_with_a_named_error(workers, tmp_path)
     )
     assert [code for code, _ in results] == [1, 1]
     assert "asked for at step 3" in results[1][1]
-    assert "rank 1 (process" in results[0][1]
-    assert "has closed its communicator" in results[0][1]
+    # Which of the two, depends on how soon after the one comes the other.
+    assert re.search(r"rank 1 \(process \d+\) has (closed its communicator|ended)", results[0][1])
 
 
 @pytest.mark.local
-def test_a_finished_run_that_is_started_again_keeps_its_figures(train):
-    first = train(2, "run")
+def test_a_finished_run_that_is_started_again_keeps_its_figures(train, quiet, tmp_path):
+    finished, first = quiet()
+    shutil.copytree(finished, tmp_path / "run")
     again = train(2, "run")
     for name in ("steps", "samples", "loss", "test_accuracy", "weights_sha256"):
         assert again[name] == first[name]
