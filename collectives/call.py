@@ -20,7 +20,6 @@ from holdfast.collectives.execution import (
     Place,
     Scratch,
     execute,
-    scratch_bytes,
 )
 from holdfast.collectives.plan import Await, Plan
 from holdfast.collectives.witness import Witness
@@ -45,6 +44,8 @@ class Planned:
     plan: Plan
     dtype: np.dtype[Any]
     tag: int
+    needed: int
+    """Bytes of scratch memory."""
     scratch: Scratch | None = None
     """Of the last such call."""
 
@@ -60,6 +61,7 @@ class Sending:
         self.calls: list[Call[Any]] = []
         """Those that have begun and not ended."""
         self._spare: list[Array] = []
+        self._spare_bytes = 0
         self._lent = 0
         self._lent_bytes = 0
 
@@ -67,7 +69,10 @@ class Sending:
         """Return at least `nbytes` bytes; None if the call is `ahead` of its turn and may wait."""
         if ahead and (self._lent >= BEGUN_AHEAD or self._lent_bytes + nbytes > BEGUN_BYTES):
             return None
-        memory = self._spare.pop() if self._spare else _NOTHING
+        memory = _NOTHING
+        if self._spare:
+            memory = self._spare.pop()
+            self._spare_bytes -= memory.size
         if memory.size < nbytes:
             memory = np.empty(nbytes, np.uint8)
         self._lent += 1
@@ -78,8 +83,9 @@ class Sending:
         """Take back what was lent."""
         self._lent -= 1
         self._lent_bytes -= memory.size
-        if self._lent_bytes + sum(spare.size for spare in self._spare) <= BEGUN_BYTES:
+        if self._lent_bytes + self._spare_bytes <= BEGUN_BYTES:
             self._spare.append(memory)
+            self._spare_bytes += memory.size
 
 
 class Call(Staged[T]):
@@ -148,8 +154,7 @@ class Call(Staged[T]):
 
     def _start(self, *, ahead: bool) -> None:
         planned, sending = self._planned, self._sending
-        needed = scratch_bytes(planned.plan, planned.dtype)
-        self._memory = sending.lend(needed, ahead=ahead)
+        self._memory = sending.lend(planned.needed, ahead=ahead)
         if self._memory is None:
             return
         scratch = planned.scratch

@@ -27,7 +27,7 @@ from holdfast.collectives.communicator import (
     validate_scatter,
 )
 from holdfast.collectives.cost import CostModel
-from holdfast.collectives.execution import call_tag
+from holdfast.collectives.execution import call_tag, scratch_bytes
 from holdfast.collectives.plan import plan
 from holdfast.collectives.schedule import Schedule, chunk_bounds
 from holdfast.collectives.schedules.all_reduce import all_reduce
@@ -400,7 +400,7 @@ class ScheduledCommunicator:
         with self._planning:
             if len(self._plans) >= PLANS:
                 self._plans.clear()
-            ready = self._plans[key] = Planned(made, x.dtype, tag)
+            ready = self._plans[key] = Planned(made, x.dtype, tag, scratch_bytes(made, x.dtype))
         return ready
 
 

@@ -26,7 +26,7 @@ from holdfast.collectives.work import Rest
 from holdfast.errors import ProtocolError
 
 WORTH_WAKING = 256 << 10
-"""Bytes of a message for which a thread is woken: beside a computation, each time costs it."""
+"""Bytes of a message for which a thread is woken beside a computation, which each time costs."""
 
 log = logging.getLogger("holdfast.link")
 
@@ -295,7 +295,7 @@ class Connections:
         if carrier.interest < 0:
             return False
         if into is not None and not isinstance(sock, TlsSocket):
-            worth = min(len(into), WORTH_WAKING)
+            worth = 1 if self.asleep.hurried else min(len(into), WORTH_WAKING)
             if worth != carrier.worth_waking:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, worth)
                 carrier.worth_waking = worth
