@@ -14,13 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from holdfast.collectives.communicator import Array, Op, Transport
-from holdfast.collectives.execution import (
-    Instruction,
-    Outgoing,
-    Place,
-    Scratch,
-    execute,
-)
+from holdfast.collectives.execution import Instruction, Outgoing, Place, Scratch, execute
 from holdfast.collectives.plan import Await, Plan
 from holdfast.collectives.witness import Witness
 from holdfast.collectives.work import Staged

@@ -11,8 +11,10 @@ without a switch of threads, if nobody uses the wire just then.
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -28,7 +30,7 @@ LEAVE_SECONDS = 10.0
 """How long a queue that closes waits for another thread to come out of the call it is in."""
 
 
-class Staged(Generic[T]):
+class Staged(ABC, Generic[T]):
     """A call whose beginning waits for nobody: a callable that does the rest, and what goes before.
 
     The wire is the caller's alone while one of its methods runs, but for where it waits.
@@ -37,13 +39,13 @@ class Staged(Generic[T]):
     issued = False
     """Whether all that it sends and awaits is on its way: then the next call may begin."""
 
+    @abstractmethod
     def begin(self) -> None:
         """Do what does not wait; nothing if that is done, or cannot be done yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self) -> T:
         """Do all that is not done yet; return the call's result."""
-        raise NotImplementedError
 
 
 class Work(Protocol[T_co]):
@@ -263,8 +265,8 @@ class WorkQueue:
     def _look_ahead(self) -> None:
         if self._closed or self._broken is not None:
             return
-        calls = [self._running, *(work._call for work in tuple(self._pending))]
-        for call in calls:
+        pending = (work._call for work in tuple(self._pending))
+        for call in chain((self._running,), pending):  # seldom beyond the first few of many
             if call is None:
                 continue
             if not isinstance(call, Staged):
