@@ -19,7 +19,7 @@ primitive without a check cannot exist.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Rule = Callable[..., tuple[Any, Pullback]]
 Operation = Callable[..., "Tensor"]
 Sample = Callable[[np.random.Generator], tuple[Any, ...]]
+Second = Literal["linear", "rerun"] | Operation | None
 
 DEFAULT_FLOAT = np.dtype(np.float32)
 
@@ -72,7 +73,7 @@ def registry() -> Mapping[str, Primitive]:
 
 
 def primitive(
-    *, sample: Sample, name: str | None = None, promote: bool = False
+    *, sample: Sample, name: str | None = None, promote: bool = False, second: Second = None
 ) -> Callable[[Rule], Operation]:
     """Register a rule and return its operation on tensors.
 

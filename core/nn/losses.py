@@ -4,6 +4,8 @@ from holdfast.core.nn import functional as F
 from holdfast.core.nn.module import Module
 from holdfast.core.tensor import Tensor
 
+__all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss"]
+
 
 class _Loss(Module):
     def __init__(self, reduction: str = "mean") -> None:

@@ -1,0 +1,7 @@
+"""Layers and losses as functions, with PyTorch's names and arguments, a file per family."""
+
+from holdfast.core.nn.functional.activation import *
+from holdfast.core.nn.functional.convolution import *
+from holdfast.core.nn.functional.linear import *
+from holdfast.core.nn.functional.loss import *
+from holdfast.core.nn.functional.pooling import *
