@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +16,9 @@ from holdfast.errors import MissingDependency, UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
 """An array of any backend. CuPy's arrays answer to the same operations as NumPy's."""
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+"""The upper half of a float32, which NumPy has through ml_dtypes."""
 
 ALIGNMENT = 64
 """Bytes to which flat buffers are aligned: a cache line, and the widest vector register."""
@@ -94,6 +98,11 @@ def to_device(array: Any, device: str) -> Array:
         return to_host(array)
     moved: Array = module.asarray(array)
     return moved
+
+
+def is_floating(dtype: Any) -> bool:
+    """Return whether `dtype` is a float, bfloat16 included, whose kind NumPy does not know."""
+    return dtype.kind == "f" or dtype == BFLOAT16
 
 
 def aligned_zeros(size: int, dtype: npt.DTypeLike, module: Any = np) -> Array:
