@@ -40,11 +40,12 @@ class LinkConfig:
 
     Arrays travel in messages of `segment` bytes, half of it where a link has several rails: then a
     slow one is not awaited long. `rails` connections are made between each pair of interfaces. A
-    connection on which nothing has
-    moved for `silence` is given up for a new one: that costs a reconnection, never the job.
+    connection on which nothing has moved for `silence` is given up for a new one: that costs a
+    reconnection, never the job.
     `heartbeat` is how often an end that has nothing to say says so. Where there are several rails,
     one that gets nothing through for `patience` (and a few round trips) lends its messages to the
-    others; it is used again as soon as the peer has all that it carried.
+    others; it is used again as soon as the peer has all that it carried. An end that leaves waits up
+    to `linger` until the peers have what it sent last.
 
     `checksum` is of each message's payload, behind TCP's weak one: `fold` or `crc32c` cost a fifth
     of the rate where processors are the limit, nothing to speak of where the wire is. `congestion`
@@ -65,6 +66,7 @@ class LinkConfig:
     handshake: float = 5.0
     first_retry: float = 0.01
     last_retry: float = 1.0
+    linger: float = 10.0
 
     def __post_init__(self) -> None:
         if self.segment < 64 or self.copy_limit < 0:

@@ -79,6 +79,7 @@ class TcpTransport:
         self._lent: deque[tuple[int, Peer, int]] = deque()
         self._closed = False
         self._aborted = False
+        self._gave_up = False
 
     # The Transport protocol
 
@@ -148,14 +149,14 @@ class TcpTransport:
     def close(self, *, graceful: bool = True) -> None:
         """Close every socket; may be called again.
 
-        If graceful, wait a few seconds at most until the peers have the small messages that were
-        sent last, over a new connection if need be. Peers are told either way, if
-        their sockets take it.
+        If graceful, wait at most `LinkConfig.linger` until the peers have the small messages that
+        were sent last, over a new connection if need be; not where a wait has given up already.
+        Peers are told either way, if their sockets take it.
         """
         if self._closed:
             return
         self._closed = self._connections.closing = True
-        if graceful and not self._aborted:
+        if graceful and not self._aborted and not self._gave_up:
             with contextlib.suppress(CommunicationError):  # what broke the job is known already
                 self._linger()
         for place in self._connections.peers.values():
@@ -171,7 +172,7 @@ class TcpTransport:
         ]
 
     def _linger(self) -> None:
-        end = time.monotonic() + 2 * self._config.silence
+        end = time.monotonic() + self._config.linger
         for place in self._connections.peers.values():
             place.link.acknowledge_soon()  # so that the peer need not linger
             self._connections.write(place)
@@ -214,6 +215,7 @@ class TcpTransport:
             if (now_at := self._progress()) != progress:
                 progress, since = now_at, time.monotonic()
             elif time.monotonic() - since > self._timeout:
+                self._gave_up = True
                 where = " and ".join(f"{c.address[0]}:{c.address[1]}" for c in place.carriers)
                 raise DeadlineExceeded(
                     f"rank {self.rank} waited {self._timeout:.1f} s for {what} rank {place.rank} "

@@ -197,6 +197,20 @@ def test_a_rank_that_leaves_first_lets_the_other_have_what_it_sent_last(ranks, s
         ranks.threads(2, body)
 
 
+def test_what_was_sent_last_arrives_though_the_path_is_down_for_a_while(ranks):
+    """One rank has all that it needs, leaves, and gets its last message through at the fifth try."""
+    cuts = tuple(Cut(number, "up", SHAKE["up"] + 1, "stall") for number in range(4))
+    with nothing_left(), contextlib.ExitStack() as stack:
+        members, made = group(stack, 2, {(1, 0): cuts})
+
+        def body(rank):
+            members[rank].barrier()
+            members[rank].close()
+
+        ranks.threads(2, body)
+        assert made[(1, 0)].cuts_made == 4
+
+
 def test_a_path_that_brings_nothing_is_redialled_more_and_more_slowly(ranks):
     cuts = tuple(Cut(number, "up", 40, "reset") for number in range(10_000))
     with nothing_left(), contextlib.ExitStack() as stack:
