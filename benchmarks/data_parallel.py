@@ -1,12 +1,12 @@
 """Two processes train, alternately with ours and with PyTorch's DistributedDataParallel over Gloo.
 
-    python benchmarks/data_parallel.py [--models lenet,mlp] [--rounds 7] [--json FILE]
+    python benchmarks/data_parallel.py [--models mlp,lenet,gpt,lstm] [--rounds 7] [--json FILE]
 
-Both do the same: Fashion-MNIST images already in memory, one thread per rank, LeNet-5 with SGD and
-momentum (128 per rank) or an MLP of 784-512-512-10 with Adam (256 per rank). Each library is also
-measured against itself: the same two processes, the same start, no exchange of gradients. Figures
-are samples/s of both ranks; ratios are taken within a round, then the median over rounds.
-PyTorch is looked for as `holdfast bench all-reduce --against gloo` does it (`make peers`).
+Both do the same: samples already in memory, one thread per rank, the models, batches (per rank) and
+optimizers of `workloads.py`. Each library is also measured against itself: the same two processes,
+the same start, no exchange of gradients. Figures are samples/s of both ranks; ratios are taken
+within a round, then the median over rounds. PyTorch is looked for as `holdfast bench all-reduce
+--against gloo` does it (`make peers`).
 """
 
 import argparse
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from workloads import WORKLOADS, Workload, chosen, rows, samples
 
 from holdfast.errors import HoldfastError, UsageError
 from holdfast.launch.bandwidth.comparison import Entrant, alternate
@@ -28,10 +29,10 @@ from holdfast.launch.bandwidth.libraries import find_python
 from holdfast.launch.bandwidth.processes import Program
 
 RANKS = 2
-BATCH = {"lenet": 128, "mlp": 256}
-IMAGES = 8192
 ROUND_SECONDS = 1.0
 HERE = Path(__file__).resolve().parent
+PATH = {"PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))}
+"""For the ranks, which are started by path in another folder, to find `workloads.py`."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,21 @@ def summary(model: str, rounds: Sequence[Throughput]) -> dict[str, object]:
     }
 
 
-def measure(model: str, ours: Program, torch: Program, rounds: int) -> dict[str, object]:
-    """Train one model in turns."""
+def measure(workload: Workload, programs: Sequence[Program], rounds: int) -> dict[str, object]:
+    """Train one model in turns, with our program and PyTorch's."""
     with Controller() as controller:
-        groups = [controller.start(program, RANKS) for program in (ours, torch)]
+        groups = [controller.start(program, RANKS) for program in programs]
         entrants = [
             Entrant(group.name, group, {"exchange": exchange})
             for exchange in (True, False)
             for group in groups
         ]
         measured = alternate(entrants, rounds=rounds, seconds=ROUND_SECONDS)
-    samples = RANKS * BATCH[model]
+    together = RANKS * workload.batch
     return summary(
-        model,
+        workload.name,
         [
-            Throughput(*(samples / each.seconds for each in of_round))
+            Throughput(*(together / each.seconds for each in of_round))
             for of_round in zip(*measured, strict=True)
         ],
     )
@@ -94,74 +95,67 @@ def table(results: Sequence[Mapping[str, object]]) -> str:
         ("torch_no_exchange", 19, ",.0f"),
         ("torch_over_no_exchange", 24, ".2f"),
     )
-    lines = [
-        f"# {RANKS} processes, samples/s of both; medians, ratios paired within a round",
-        f"{'model':8}" + "".join(f"{name:>{width}}" for name, width, _ in columns),
-    ]
-    for result in results:
-        cells = (format(result[name], form).rjust(width) for name, width, form in columns)
-        lines.append(f"{result['model']:8}" + "".join(cells))
-    return "\n".join(lines)
+    return (
+        f"# {RANKS} processes, samples/s of both; medians, ratios paired within a round\n"
+        + rows(columns, results)
+    )
 
 
-def write_data(folder: Path) -> dict[str, object]:
+def write_data(workload: Workload, folder: Path) -> dict[str, object]:
     """Write what all processes train on as .npy files; return the settings that name them."""
-    from holdfast.runtime.datasets import fashion_mnist
+    files = {name: str(folder / f"{name}.npy") for name in ("inputs", "targets")}
+    for file, array in zip(files.values(), samples(workload.data), strict=True):
+        np.save(file, array)
+    return {"model": workload.name, **files}
 
-    images, labels = fashion_mnist()[0][np.arange(IMAGES)]
-    np.save(folder / "images.npy", images)
-    np.save(folder / "labels.npy", labels)
-    return {"images": str(folder / "images.npy"), "labels": str(folder / "labels.npy")}
+
+def our_program(settings: Mapping[str, object], transport: str) -> Program:
+    """Return how our ranks are started."""
+    path = HERE / "training_holdfast.py"
+    settings = {**settings, "transport": transport}
+    return Program("holdfast", Path(sys.executable), "steps", path, settings, environment=PATH)
+
+
+def torch_program(settings: Mapping[str, object], python: Path, *, fused: bool) -> Program:
+    """Return how PyTorch's ranks are started."""
+    path = HERE / "training_torch.py"
+    return Program("torch", python, "steps", path, {**settings, "fused": fused}, environment=PATH)
 
 
 def run(
-    models: Sequence[str], rounds: int, *, transport: str, fused: bool
+    workloads: Sequence[Workload], rounds: int, *, transport: str, fused: bool
 ) -> list[dict[str, object]]:
-    """Measure all `models`; processes and files are gone when this returns."""
+    """Measure all `workloads`; processes and files are gone when this returns."""
     peers_folder = os.environ.get("HOLDFAST_PEERS")
     folders = [Path(peers_folder)] if peers_folder else []
     torch_python = find_python("gloo", [*folders, HERE.parent / ".peers"])
     results = []
-    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch:
-        data = write_data(Path(scratch))
-        for model in models:
-            settings = {**data, "model": model, "batch": BATCH[model]}
-            ours = Program(
-                name="holdfast",
-                python=Path(sys.executable),
-                task="steps",
-                path=HERE / "training_holdfast.py",
-                settings={**settings, "transport": transport},
+    for workload in workloads:
+        print(f"holdfast: training {workload.name} in {rounds} rounds", file=sys.stderr)
+        with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch:
+            settings = write_data(workload, Path(scratch))
+            programs = (
+                our_program(settings, transport),
+                torch_program(settings, torch_python, fused=fused),
             )
-            torch = Program(
-                name="torch",
-                python=torch_python,
-                task="steps",
-                path=HERE / "training_torch.py",
-                settings={**settings, "fused": fused},
-            )
-            print(f"holdfast: training {model} in {rounds} rounds", file=sys.stderr)
-            results.append(measure(model, ours, torch, rounds))
+            results.append(measure(workload, programs, rounds))
     return results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as a command; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="lenet,mlp", help="lenet, mlp or both")
+    parser.add_argument("--models", default=",".join(WORKLOADS), help="some of these")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--transport", default="shm", choices=("shm", "tcp"), help="ours")
     parser.add_argument("--fused", action="store_true", help="PyTorch's fused optimizers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     options = parser.parse_args(arguments)
     try:
-        models = tuple(dict.fromkeys(options.models.split(",")))
-        for model in models:
-            if model not in BATCH:
-                raise UsageError(f"--models: {', '.join(BATCH)} are known, {model!r} was given")
+        workloads = chosen(options.models)
         if options.rounds < 1:
             raise UsageError(f"--rounds: at least 1 was expected, {options.rounds} was given")
-        results = run(models, options.rounds, transport=options.transport, fused=options.fused)
+        results = run(workloads, options.rounds, transport=options.transport, fused=options.fused)
     except HoldfastError as error:
         print(f"holdfast: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

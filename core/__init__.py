@@ -6,28 +6,21 @@ pass), then `ops/` (each primitive beside its gradient), then `arena.py` (one bu
 parameters, one for all gradients).
 """
 
+from holdfast.core import creation, functions_elementwise, functions_shape, sampling
+from holdfast.core.amp import autocast
+from holdfast.core.anomaly import detect_anomaly
 from holdfast.core.arena import Arena, Bucket
-from holdfast.core.backward import enable_grad, is_grad_enabled, no_grad
-from holdfast.core.creation import (
-    arange,
-    as_tensor,
-    cat,
-    eye,
-    from_numpy,
-    full,
-    ones,
-    ones_like,
-    rand,
-    randn,
-    stack,
-    tensor,
-    zeros,
-    zeros_like,
-)
+from holdfast.core.checkpointing import checkpoint
+from holdfast.core.creation import *
+from holdfast.core.functions_elementwise import *
+from holdfast.core.functions_shape import *
+from holdfast.core.higher import grad
 from holdfast.core.memory import keep_freed_memory
-from holdfast.core.ops.elementwise import maximum, minimum, where
 from holdfast.core.parameter import Parameter
+from holdfast.core.profile import profile
 from holdfast.core.random import manual_seed
+from holdfast.core.recording import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from holdfast.core.sampling import *
 from holdfast.core.tensor import Tensor
 
 keep_freed_memory()
@@ -37,25 +30,18 @@ __all__ = [
     "Bucket",
     "Parameter",
     "Tensor",
-    "arange",
-    "as_tensor",
-    "cat",
+    "autocast",
+    "checkpoint",
+    "detect_anomaly",
     "enable_grad",
-    "eye",
-    "from_numpy",
-    "full",
+    "grad",
     "is_grad_enabled",
     "manual_seed",
-    "maximum",
-    "minimum",
     "no_grad",
-    "ones",
-    "ones_like",
-    "rand",
-    "randn",
-    "stack",
-    "tensor",
-    "where",
-    "zeros",
-    "zeros_like",
+    "profile",
+    "set_grad_enabled",
 ]
+__all__ += creation.__all__
+__all__ += functions_elementwise.__all__
+__all__ += functions_shape.__all__
+__all__ += sampling.__all__

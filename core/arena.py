@@ -5,13 +5,15 @@ finishes their gradients. So a bucket of gradients is a slice that is filled fro
 optimizer is a few passes over flat memory, and a checkpoint is one buffer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from holdfast.core.backend import ALIGNMENT, Array, aligned_zeros, array_module
+from holdfast.core.backward import next_sequence
+from holdfast.core.norms import block_length, blocks
 from holdfast.core.parameter import Parameter
 from holdfast.errors import UsageError
 
@@ -32,7 +34,8 @@ class Arena:
         slices: where each lies, in elements; it starts at a multiple of 64 bytes.
         weights: flat values; each parameter's array is a view of its slice. Padding is zero.
         gradients: flat gradients of the same layout, written by backward.
-        sums: what the optimizer reads: `gradients` itself unless rehomed.
+        sums: what the optimizer reads: `gradients` itself unless rehomed. Where others read them
+            too they are not to be written to: see `rewrite`.
         dtype: the one dtype of all parameters.
     """
 
@@ -49,23 +52,36 @@ class Arena:
                     f"a parameter of shape {p.shape} lies in another arena already: "
                     "use Arena.of(parameters) with all parameters of that arena"
                 )
-        step = ALIGNMENT // self.dtype.itemsize
-        self.slices: list[slice] = []
-        end = 0
-        for p in self.parameters:
-            self.slices.append(slice(end, end + p.numel()))
-            end += -(-p.numel() // step) * step
         module = array_module(self.parameters[0].array)
+        self.slices: list[slice] = []
+        self._place: dict[int, slice] = {}
+        end = self._lay(self.parameters, 0)
         self.weights: Array = aligned_zeros(end, self.dtype, module)
         self.gradients: Array = aligned_zeros(end, self.dtype, module)
         self.sums: Array = self.gradients
-        self._place = {id(p): at for p, at in zip(self.parameters, self.slices, strict=True)}
-        for p, at in zip(self.parameters, self.slices, strict=True):
-            home = self.weights[at].reshape(p.shape)
-            home[...] = p.array
-            p.array = home
-            p.arena = self
+        self._summed: Array = self.sums  # where sums arrive; `sums` may be a copy to write to
+        self._copy: Array | None = None
+        self.growing = True
+        """Whether `extend` may still move the memory."""
+        for p in self.parameters:
+            self._move_in(p)
         self._bind()
+
+    def _lay(self, parameters: Iterable[Parameter], end: int) -> int:
+        """Give each its place from element `end` on; return the end of the last one's padding."""
+        step = ALIGNMENT // self.dtype.itemsize
+        for p in parameters:
+            at = slice(end, end + p.numel())
+            self.slices.append(at)
+            self._place[id(p)] = at
+            end += -(-p.numel() // step) * step
+        return end
+
+    def _move_in(self, p: Parameter) -> None:
+        home = self.weights[self.place(p)].reshape(p.shape)
+        home[...] = p.array
+        p.array = home
+        p.arena = self
 
     @staticmethod
     def _one(what: str, found: Sequence[Any]) -> Any:
@@ -91,6 +107,35 @@ class Arena:
             )
         arena = next(iter(arenas.values()), None)
         return cls(given) if arena is None else arena
+
+    def extend(self, parameters: Iterable[Parameter]) -> None:
+        """Take in more parameters, behind those that are here; weights and gradients move.
+
+        Places stay what they are. Raises UsageError for parameters of another dtype or device, or
+        of another arena, and once gradients or sums have been moved to other memory.
+        """
+        more = list({id(p): p for p in parameters if p.arena is not self}.values())[::-1]
+        if not more:
+            return
+        self._one("dtype", [self.dtype, *(np.dtype(p.dtype) for p in more)])
+        self._one("device", [self.parameters[0].device, *(p.device for p in more)])
+        if any(p.arena is not None for p in more):
+            raise UsageError("extend: some of these parameters lie in another arena already")
+        if not self.growing:
+            raise UsageError(
+                "extend: the arena's gradients were given to a job, and cannot grow any more: add "
+                "parameters to the optimizer before job.prepare"
+            )
+        module, before = array_module(self.weights), (self.weights, self.gradients)
+        end = self._lay(more, self.weights.size)
+        self.weights = aligned_zeros(end, self.dtype, module)
+        self.gradients = self.sums = self._summed = aligned_zeros(end, self.dtype, module)
+        for old, new in zip(before, (self.weights, self.gradients), strict=True):
+            new[: old.size] = old
+        self.parameters += more
+        for p in self.parameters:
+            self._move_in(p)
+        self._bind()
 
     def _bind(self) -> None:
         """Give each parameter's leaf its view of `gradients`, with what it holds already."""
@@ -119,15 +164,16 @@ class Arena:
                     f"rehome: {name} must be flat, {self.weights.size} elements of {self.dtype}; "
                     f"found shape {flat.shape} of {flat.dtype}"
                 )
+        self.growing = False
         if gradients is not None:
-            shared = self.sums is self.gradients
+            shared = self._summed is self.gradients
             gradients[...] = 0
             self.gradients = gradients
             self._bind()
             if shared:
-                self.sums = gradients
+                self.sums = self._summed = gradients
         if sums is not None:
-            self.sums = sums
+            self.sums = self._summed = sums
 
     def zero_grad(self) -> None:
         """Mark every gradient as absent; the memory is not touched."""
@@ -147,10 +193,54 @@ class Arena:
 
     def publish(self) -> None:
         """Make each `param.grad` a view of `sums`, so that clipping and inspection see the sum."""
+        self.sums = self._summed
         for p, at in zip(self.parameters, self.slices, strict=True):
             if p.requires_grad:
                 p.leaf.shown = self.sums[at].reshape(p.shape)
                 p.leaf.filled = True
+
+    @property
+    def shown(self) -> Array:
+        """The flat memory that `param.grad` shows: the sums once they are published."""
+        published = any(p.leaf.shown is not None for p in self.parameters)
+        return self.sums if published else self.gradients
+
+    def rewrite(self, function: Callable[[Array, Array], None], parts: Iterable[slice]) -> None:
+        """Replace the gradients that are shown within `parts` by what `function` makes of them.
+
+        `function(x, out)` gets block after block, and writes to `out`, which may be `x` itself.
+        Sums that others read too are left as they are: `sums`, and every `param.grad`, is then a
+        copy of this process's own, until the next `publish`.
+        """
+        held = sorted(parts, key=lambda part: part.start)
+        source = target = self.shown
+        if array_module(source) is np and not source.flags.writeable:
+            target = self._own_copy(held)
+        for part in held:
+            for block in blocks(part.start, part.stop, block_length(source)):
+                function(source[block], target[block])
+        for p in self.parameters:
+            p.leaf.traced = None  # a gradient with a graph is no longer what is shown
+
+    def _own_copy(self, parts: Sequence[slice]) -> Array:
+        """Make `sums` memory of this process's own, with all but `parts` copied."""
+        if self._copy is None:
+            self._copy = aligned_zeros(self._summed.size, self.dtype)
+        copy, end = self._copy, 0
+        for part in (*parts, slice(copy.size, copy.size)):
+            copy[end : part.start] = self._summed[end : part.start]
+            end = part.stop
+        self.sums = copy
+        for p, at in zip(self.parameters, self.slices, strict=True):
+            if p.leaf.shown is not None:
+                p.leaf.shown = copy[at].reshape(p.shape)
+        return copy
+
+    def mark_changed(self, parameters: Iterable[Parameter]) -> None:
+        """Say that these were changed in place: a graph that needs what they were is refused."""
+        now = next_sequence()
+        for p in parameters:
+            p.leaf.changed = now
 
     def ready(self, leave: Iterable[Parameter] = ()) -> list[slice]:
         """Return the stretches of the arena whose parameters have a gradient, in order.
@@ -159,17 +249,26 @@ class Arena:
         them: usually this is one slice.
         """
         left = {id(p) for p in leave}
-        stretches: list[slice] = []
-        joined = False
-        for p, at in zip(self.parameters, self.slices, strict=True):
-            if not p.leaf.filled or (left and id(p) in left):
-                joined = False
-            elif joined:
-                stretches[-1] = slice(stretches[-1].start, at.stop)
-            else:
-                stretches.append(at)
-                joined = True
-        return stretches
+        keys = (True if p.leaf.filled and id(p) not in left else None for p in self.parameters)
+        return [stretch for stretch, _ in self.stretches(keys)]
+
+    def stretches(self, keys: Iterable[Hashable | None]) -> list[tuple[slice, list[int]]]:
+        """Merge neighbours of equal keys, over the padding between them; None leaves one out.
+
+        `keys` has one for each of `parameters`. Returns, in order, each stretch and the numbers of
+        the parameters that lie in it.
+        """
+        found: list[tuple[slice, list[int]]] = []
+        last: Hashable | None = None
+        for number, (key, at) in enumerate(zip(keys, self.slices, strict=True)):
+            if key is not None and key == last:
+                stretch, members = found[-1]
+                members.append(number)
+                found[-1] = slice(stretch.start, at.stop), members
+            elif key is not None:
+                found.append((at, [number]))
+            last = key
+        return found
 
     def buckets(self, nbytes: int) -> list[Bucket]:
         """Cut the arena, in order, into buckets of at most `nbytes` and at least one parameter."""

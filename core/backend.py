@@ -102,7 +102,7 @@ def to_device(array: Any, device: str) -> Array:
 
 def is_floating(dtype: Any) -> bool:
     """Return whether `dtype` is a float, bfloat16 included, whose kind NumPy does not know."""
-    return dtype.kind == "f" or dtype == BFLOAT16
+    return bool(dtype.kind == "f" or dtype == BFLOAT16)
 
 
 def aligned_zeros(size: int, dtype: npt.DTypeLike, module: Any = np) -> Array:

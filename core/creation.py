@@ -6,12 +6,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core import random
 from holdfast.core.backend import Array, array_module, backend
-from holdfast.core.ops import shape as shape_ops
 from holdfast.core.primitive import DEFAULT_FLOAT
 from holdfast.core.tensor import Tensor
 from holdfast.core.variable import raw
+from holdfast.errors import UsageError
+
+__all__ = [
+    "arange",
+    "as_tensor",
+    "empty",
+    "empty_like",
+    "eye",
+    "from_numpy",
+    "full",
+    "full_like",
+    "linspace",
+    "logspace",
+    "ones",
+    "ones_like",
+    "tensor",
+    "zeros",
+    "zeros_like",
+]
 
 Shape = int | Sequence[int]
 
@@ -40,6 +57,9 @@ def as_tensor(
     return Tensor(_array(data, dtype, device, copy=False))
 
 
+asarray = as_tensor
+
+
 def from_numpy(array: Array) -> Tensor:
     """Return a tensor that shares the memory of `array`."""
     return Tensor(array)
@@ -48,8 +68,8 @@ def from_numpy(array: Array) -> Tensor:
 def _array(data: Any, dtype: npt.DTypeLike | None, device: str | None, copy: bool) -> Array:
     held = raw(data)
     if not hasattr(held, "dtype"):
-        if isinstance(held, (list, tuple)) and any(isinstance(part, Tensor) for part in held):
-            held = [raw(part) for part in held]
+        if isinstance(held, (list, tuple)):
+            held = _bare(held)
         held = np.asarray(held)
         if dtype is None and held.dtype == np.float64:
             dtype = DEFAULT_FLOAT
@@ -60,95 +80,200 @@ def _array(data: Any, dtype: npt.DTypeLike | None, device: str | None, copy: boo
     return made
 
 
-def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
-    return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
+def _bare(data: Any) -> Any:
+    """Return nested lists with the arrays of the tensors in them, if there are any."""
+    if isinstance(data, (list, tuple)) and data and isinstance(data[0], (list, tuple, Tensor)):
+        return [_bare(part) for part in data]
+    return raw(data)
 
 
-def full(
-    size: Shape,
-    fill_value: float,
+# -- of one value ---------------------------------------------------------------------------------
+
+
+def shape_of(given: tuple[Any, ...]) -> tuple[int, ...]:
+    """Take sizes given one by one or as one sequence."""
+    one = len(given) == 1 and not isinstance(given[0], (int, np.integer))
+    return tuple(given[0]) if one else given
+
+
+def empty(
+    *size: Any,
     dtype: npt.DTypeLike | None = None,
-    *,
-    device: str = "cpu",
+    device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Return a tensor with every element `fill_value`, whose kind gives the dtype if none is."""
-    shape = (size,) if isinstance(size, int) else tuple(size)
-    kind = np.asarray(fill_value).dtype
-    kind = DEFAULT_FLOAT if kind == np.float64 else kind
-    made = backend(device).full(shape, fill_value, dtype=kind if dtype is None else dtype)
+    """Return a tensor whose values are still to be set."""
+    made = _module(device).empty(shape_of(size), dtype=_float(dtype))
     return Tensor(made, requires_grad)
 
 
 def zeros(
     *size: Any,
-    dtype: npt.DTypeLike = DEFAULT_FLOAT,
-    device: str = "cpu",
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Return a tensor of zeros."""
-    return Tensor(backend(device).zeros(_sizes(size), dtype=dtype), requires_grad)
+    made = _module(device).zeros(shape_of(size), dtype=_float(dtype))
+    return Tensor(made, requires_grad)
 
 
 def ones(
     *size: Any,
-    dtype: npt.DTypeLike = DEFAULT_FLOAT,
-    device: str = "cpu",
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Return a tensor of ones."""
-    return Tensor(backend(device).ones(_sizes(size), dtype=dtype), requires_grad)
+    made = _module(device).ones(shape_of(size), dtype=_float(dtype))
+    return Tensor(made, requires_grad)
 
 
-def zeros_like(other: Tensor) -> Tensor:
-    """Return zeros of the shape, dtype and device of `other`."""
-    return Tensor(array_module(other.array).zeros(other.shape, dtype=other.dtype))
-
-
-def ones_like(other: Tensor) -> Tensor:
-    """Return ones of the shape, dtype and device of `other`."""
-    return Tensor(array_module(other.array).ones(other.shape, dtype=other.dtype))
-
-
-def arange(*bounds: float, dtype: npt.DTypeLike | None = None, device: str = "cpu") -> Tensor:
-    """Return evenly spaced values: `arange(end)`, `arange(start, end)`, with a step as third."""
+def full(
+    size: Shape,
+    fill_value: Any,
+    dtype: npt.DTypeLike | None = None,
+    *,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return a tensor with every element `fill_value`, whose kind gives the dtype if none is."""
+    value = raw(fill_value)
     if dtype is None:
-        dtype = DEFAULT_FLOAT if any(isinstance(b, float) for b in bounds) else np.int64
-    return Tensor(backend(device).arange(*bounds, dtype=dtype))
+        kind = np.asarray(value).dtype
+        dtype = DEFAULT_FLOAT if kind == np.float64 else kind
+    return Tensor(_module(device).full(shape_of((size,)), value, dtype=dtype), requires_grad)
 
 
-def eye(n: int, m: int | None = None, *, dtype: npt.DTypeLike = DEFAULT_FLOAT) -> Tensor:
+def empty_like(
+    input: Any,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return a tensor like `input` whose values are still to be set."""
+    made = _beside(input, device).empty(input.shape, dtype=_like(input, dtype))
+    return Tensor(made, requires_grad)
+
+
+def zeros_like(
+    input: Any,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return zeros of the shape, and unless given the dtype and device, of `input`."""
+    made = _beside(input, device).zeros(input.shape, dtype=_like(input, dtype))
+    return Tensor(made, requires_grad)
+
+
+def ones_like(
+    input: Any,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return ones of the shape, and unless given the dtype and device, of `input`."""
+    made = _beside(input, device).ones(input.shape, dtype=_like(input, dtype))
+    return Tensor(made, requires_grad)
+
+
+def full_like(
+    input: Any,
+    fill_value: Any,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return a tensor like `input` with every element `fill_value`."""
+    module = _beside(input, device)
+    made = module.full(input.shape, raw(fill_value), dtype=_like(input, dtype))
+    return Tensor(made, requires_grad)
+
+
+def _module(device: str | None) -> Any:
+    return backend(device or "cpu")
+
+
+def _beside(input: Any, device: str | None) -> Any:
+    return array_module(raw(input)) if device is None else backend(device)
+
+
+def _float(dtype: npt.DTypeLike | None) -> Any:
+    return DEFAULT_FLOAT if dtype is None else dtype
+
+
+def _like(input: Any, dtype: npt.DTypeLike | None) -> Any:
+    return input.dtype if dtype is None else dtype
+
+
+# -- of values in a row ---------------------------------------------------------------------------
+
+
+def arange(
+    start: float = 0,
+    end: float | None = None,
+    step: float = 1,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return evenly spaced values: `arange(end)`, `arange(start, end)`, with a step as third.
+
+    They are int64, or float32 if one of the three is a float, and never reach `end`.
+    """
+    first, last = (0, start) if end is None else (start, end)
+    if not step or (last - first) / step < 0:
+        raise UsageError(f"arange: no step of {step} leads from {first} to {last}")
+    if dtype is None:
+        whole = all(isinstance(value, (int, np.integer)) for value in (first, last, step))
+        dtype = np.int64 if whole else DEFAULT_FLOAT
+    # Counted in float64, or in integers, whatever the dtype.
+    values = np.arange(first, last, step).astype(dtype, copy=False)
+    return Tensor(_module(device).asarray(values), requires_grad)
+
+
+def linspace(
+    start: float,
+    end: float,
+    steps: int,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return `steps` evenly spaced values from `start` to `end`, both included."""
+    values = np.linspace(float(start), float(end), steps).astype(_float(dtype))
+    return Tensor(_module(device).asarray(values), requires_grad)
+
+
+def logspace(
+    start: float,
+    end: float,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return `base` to the power of `steps` evenly spaced values from `start` to `end`."""
+    values = np.logspace(float(start), float(end), steps, base=base).astype(_float(dtype))
+    return Tensor(_module(device).asarray(values), requires_grad)
+
+
+def eye(
+    n: int,
+    m: int | None = None,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """Return a matrix with ones on the diagonal."""
-    return Tensor(np.eye(n, m, dtype=dtype))
-
-
-def randn(
-    *size: Any,
-    dtype: npt.DTypeLike = DEFAULT_FLOAT,
-    device: str = "cpu",
-    requires_grad: bool = False,
-) -> Tensor:
-    """Return normal random numbers of mean 0 and variance 1, from the one generator."""
-    drawn = random.generator().standard_normal(_sizes(size), dtype=np.float32)
-    return Tensor(backend(device).asarray(drawn, dtype=dtype), requires_grad)
-
-
-def rand(
-    *size: Any,
-    dtype: npt.DTypeLike = DEFAULT_FLOAT,
-    device: str = "cpu",
-    requires_grad: bool = False,
-) -> Tensor:
-    """Return random numbers from 0 to 1 (excluded), from the one generator."""
-    drawn = random.generator().random(_sizes(size), dtype=np.float32)
-    return Tensor(backend(device).asarray(drawn, dtype=dtype), requires_grad)
-
-
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Join tensors of one shape along a new axis."""
-    return shape_ops.stack(*tensors, dim=dim)
-
-
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Join tensors along an existing axis."""
-    return shape_ops.concatenate(*tensors, dim=dim)
+    return Tensor(_module(device).eye(n, m, dtype=_float(dtype)), requires_grad)

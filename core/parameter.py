@@ -1,8 +1,8 @@
 """A tensor that a model learns."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from holdfast.core.backend import Array
+from holdfast.core.backend import Array, device_of, is_floating, to_device
 from holdfast.core.backward import Leaf
 from holdfast.core.tensor import Tensor
 from holdfast.core.variable import raw
@@ -23,7 +23,7 @@ class Parameter(Tensor):
 
     def __init__(self, data: Tensor | Array, requires_grad: bool = True) -> None:
         super().__init__(raw(data))
-        if self.array.dtype.kind != "f":
+        if not is_floating(self.array.dtype):
             raise GradientError(f"a parameter holds floats; found {self.dtype}")
         self.leaf = Leaf(self.array.shape, self.array.dtype)
         self.arena: Arena | None = None
@@ -40,20 +40,29 @@ class Parameter(Tensor):
             self.leaf.clear()
         self.node = self.leaf if value else None
 
-    def __repr__(self) -> str:
-        return f"Parameter containing:\n{super().__repr__()}"
+    def adopt(self, array: Array) -> None:
+        """Take `array`, of this shape but any floating dtype and device, for the value.
 
-    def to(self, target: Any) -> "Parameter":
-        """Return this parameter in another dtype or on another device: itself if it is there.
-
-        Raises UsageError if it would have to leave an arena.
+        A gradient is converted along. Raises UsageError if the parameter would leave an arena.
         """
-        moved = self.detach().to(target)
-        if moved.array is self.array:
-            return self
+        if array is self.array:
+            return
         if self.arena is not None:
             raise UsageError(
-                f"a parameter in an arena cannot be moved to {target!r}: move or convert the "
-                "model before the optimizer is made"
+                f"a parameter of shape {self.shape} lies in an arena and cannot get other memory: "
+                "move or convert the model before the optimizer is made"
             )
-        return Parameter(moved, self.requires_grad)
+        if array.shape != self.shape or not is_floating(array.dtype):
+            raise UsageError(
+                f"a parameter of shape {self.shape} takes floats of its shape; found "
+                f"{array.dtype} of shape {array.shape}"
+            )
+        leaf = self.leaf
+        if leaf.gradient is not None:
+            gradient = to_device(leaf.gradient, device_of(array))
+            leaf.gradient = gradient.astype(array.dtype, copy=False)
+        leaf.dtype = array.dtype
+        self.array = array
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"

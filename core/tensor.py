@@ -7,20 +7,26 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from holdfast.core.backward import Leaf, Node, recording
+import holdfast.core.higher as higher  # as a module: it needs this one to be complete
+from holdfast.core import dispatch
+from holdfast.core.backend import array_module
+from holdfast.core.backward import Leaf, Node, backward, next_sequence
 from holdfast.core.errors import shape_error
+from holdfast.core.hooks import RemovableHandle
+from holdfast.core.inplace import InPlaceMethods
 from holdfast.core.methods import Methods
-from holdfast.core.ops import elementwise, linear, shape
+from holdfast.core.ops import comparison, elementwise, index, linear, rounding
+from holdfast.core.ops.ask import ask
 from holdfast.core.primitive import wrap
+from holdfast.core.recording import recording
 from holdfast.core.variable import Variable, raw
 from holdfast.errors import GradientError
 
 
-class Tensor(Methods):
+class Tensor(Methods, InPlaceMethods):
     """An array with PyTorch's operators and methods; make one with `holdfast.core.tensor`.
 
-    In-place operators (`+=`) change the array where no graph is recorded; where one is, they make
-    a new tensor, and refuse a leaf that requires a gradient.
+    What changes it in place is in `inplace.py`; NumPy's functions take it too: `dispatch.py`.
     """
 
     __slots__ = ()
@@ -31,8 +37,12 @@ class Tensor(Methods):
     def grad(self) -> "Tensor | None":
         """The gradient that backward left here, sharing its memory; None if there is none."""
         leaf = self.node
-        if not isinstance(leaf, Leaf) or not leaf.filled:
+        if isinstance(leaf, Node):
+            return leaf.kept  # type: ignore[no-any-return]
+        if leaf is None or not leaf.filled:
             return None
+        if leaf.traced is not None:
+            return leaf.traced  # type: ignore[no-any-return]
         return wrap(leaf.gradient if leaf.shown is None else leaf.shown)
 
     @grad.setter
@@ -51,6 +61,44 @@ class Tensor(Methods):
             leaf.clear()
             leaf.receive(value.array.astype(leaf.dtype, copy=False))
 
+    def backward(
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> None:
+        """Compute the gradient of every leaf that this tensor depends on, and free the graph.
+
+        `gradient` is the cotangent of this tensor, of its shape; it may be left out for a single
+        element (then it is 1), where it may also be a Python number. Gradients add up until
+        `zero_grad`. Raises GradientError where there is nothing to go back through.
+        """
+        node, array = self.node, self.array
+        if node is None:
+            raise GradientError(
+                "backward() of a tensor that requires no gradient: no input of it has "
+                "requires_grad=True, or it was computed under no_grad()"
+            )
+        if gradient is None or isinstance(gradient, (int, float)):
+            if array.size != 1:
+                raise GradientError(
+                    f"backward() without a gradient needs a single element, this tensor has "
+                    f"shape {self.shape}: reduce it, say with sum(), or give the gradient"
+                )
+            value = 1.0 if gradient is None else gradient
+            seed = array_module(array).full(array.shape, value, dtype=array.dtype)
+        else:
+            given = gradient.array if isinstance(gradient, Variable) else gradient
+            seed = array_module(array).asarray(given, dtype=array.dtype)
+            if seed.shape != array.shape:
+                raise shape_error(
+                    "backward",
+                    "the gradient in the tensor's shape",
+                    tensor=self.shape,
+                    gradient=seed.shape,
+                )
+        if create_graph:
+            higher.backward_with_graph(node, seed, retain_graph is not False)
+        else:
+            backward(node, seed, bool(retain_graph))
+
     def zero_grad(self) -> None:
         """Forget the gradient: the next backward starts a new one."""
         if isinstance(self.node, Leaf):
@@ -65,6 +113,38 @@ class Tensor(Methods):
         if not isinstance(self.node, Leaf):
             raise GradientError("hooks can be set on leaves that require a gradient only")
         self.node.hooks.append(_weak_call(hook, self))
+
+    def register_hook(self, hook: "Callable[[Tensor], Tensor | None]") -> RemovableHandle:
+        """Call `hook(gradient)` with this tensor's gradient in each backward that reaches it.
+
+        What it returns goes on in the gradient's place, unless it is None.
+        """
+
+        def call(g: Any) -> Any:
+            seen = hook(g if isinstance(g, Tensor) else wrap(g))
+            if seen is None:
+                return g
+            return seen if isinstance(g, Tensor) else raw(seen)
+
+        origin = self.node
+        if origin is None:
+            raise GradientError("a hook needs a tensor that requires a gradient")
+        if isinstance(origin, Leaf):
+            origin.watchers = {} if origin.watchers is None else origin.watchers
+            return RemovableHandle(origin.watchers, call)
+        origin.hooks = {} if origin.hooks is None else origin.hooks
+        return RemovableHandle(origin.hooks, call)
+
+    def retain_grad(self) -> None:
+        """Keep the gradient that reaches this tensor in `.grad`, though it is not a leaf."""
+        node = self.node
+        if not isinstance(node, Node):
+            return  # a leaf keeps it anyway
+
+        def keep(g: "Tensor") -> None:
+            node.kept = g if node.kept is None else node.kept + g
+
+        self.register_hook(keep)
 
     @property
     def data(self) -> "Tensor":
@@ -95,60 +175,6 @@ class Tensor(Methods):
     def clone(self) -> "Tensor":
         """Return a copy that the gradient flows back from."""
         return elementwise.clone(self)
-
-    def _store(self, value: Any) -> "Tensor":
-        """Copy `value` into this tensor's memory."""
-        if isinstance(self.node, Node) and recording.enabled:
-            raise GradientError(
-                f"the output of {self.node.name!r} cannot be changed in place: its gradient "
-                "would be wrong; work on a clone() or under no_grad()"
-            )
-        self.array[...] = raw(value)
-        return self
-
-    def _update(self, result: "Callable[[Any, Any], Tensor]", other: Any) -> "Tensor":
-        """Do an in-place operator: in place without a graph, else as a new tensor."""
-        linked = self.node is not None or (isinstance(other, Variable) and other.node is not None)
-        if not (recording.enabled and linked):
-            value = result(self.detach(), raw(other)).array
-            if value.shape != self.shape:
-                raise shape_error(
-                    "in-place operation", "a result of x's shape", x=self.shape, result=value.shape
-                )
-            self.array[...] = value
-            return self
-        if isinstance(self.node, Leaf):
-            raise GradientError(
-                "a leaf that requires a gradient cannot be changed in place: do it under no_grad()"
-            )
-        return result(self, other)
-
-    def copy_(self, source: Any) -> "Tensor":
-        """Copy `source` in, with broadcasting; for use under no_grad() or on data."""
-        self._refuse_leaf()
-        return self._store(source)
-
-    def fill_(self, value: float) -> "Tensor":
-        """Set every element to `value`."""
-        return self.copy_(value)
-
-    def zero_(self) -> "Tensor":
-        """Set every element to 0."""
-        return self.copy_(0)
-
-    def add_(self, other: Any, *, alpha: float = 1) -> "Tensor":
-        """Add `alpha * other` in place."""
-        return self.copy_(self.detach() + raw(other) * alpha)
-
-    def mul_(self, other: Any) -> "Tensor":
-        """Multiply in place."""
-        return self.copy_(self.detach() * raw(other))
-
-    def _refuse_leaf(self) -> None:
-        if recording.enabled and isinstance(self.node, Leaf):
-            raise GradientError(
-                "a leaf that requires a gradient cannot be changed in place: do it under no_grad()"
-            )
 
     # -- operators ----------------------------------------------------------------------------
 
@@ -194,64 +220,88 @@ class Tensor(Methods):
     def __abs__(self) -> "Tensor":
         return elementwise.absolute(self)
 
+    def __floordiv__(self, other: Any) -> "Tensor":
+        return self.floor_divide(other)
+
+    def __rfloordiv__(self, other: Any) -> "Tensor":
+        return rounding.floor_divide(other, self)
+
+    def __mod__(self, other: Any) -> "Tensor":
+        return self.remainder(other)
+
+    def __rmod__(self, other: Any) -> "Tensor":
+        return rounding.remainder(other, self)
+
     def __iadd__(self, other: Any) -> "Tensor":
-        return self._update(elementwise.add, other)
+        return self._become(elementwise.add, other)
 
     def __isub__(self, other: Any) -> "Tensor":
-        return self._update(elementwise.sub, other)
+        return self._become(elementwise.sub, other)
 
     def __imul__(self, other: Any) -> "Tensor":
-        return self._update(elementwise.mul, other)
+        return self._become(elementwise.mul, other)
 
     def __itruediv__(self, other: Any) -> "Tensor":
-        return self._update(elementwise.div, other)
+        return self._become(elementwise.div, other)
 
     def __eq__(self, other: object) -> Any:
-        return wrap(self.array == raw(other))
+        return comparison.eq(self, other)
 
     def __ne__(self, other: object) -> Any:
-        return wrap(self.array != raw(other))
+        return comparison.ne(self, other)
 
     def __lt__(self, other: Any) -> "Tensor":
-        return wrap(self.array < raw(other))
+        return comparison.lt(self, other)
 
     def __le__(self, other: Any) -> "Tensor":
-        return wrap(self.array <= raw(other))
+        return comparison.le(self, other)
 
     def __gt__(self, other: Any) -> "Tensor":
-        return wrap(self.array > raw(other))
+        return comparison.gt(self, other)
 
     def __ge__(self, other: Any) -> "Tensor":
-        return wrap(self.array >= raw(other))
+        return comparison.ge(self, other)
 
     def __invert__(self) -> "Tensor":
-        return wrap(~self.array)
+        return ask(self, question="invert")
 
     def __and__(self, other: Any) -> "Tensor":
-        return wrap(self.array & raw(other))
+        return ask(self, other, question="bitwise_and")
 
     def __or__(self, other: Any) -> "Tensor":
-        return wrap(self.array | raw(other))
+        return ask(self, other, question="bitwise_or")
+
+    def __xor__(self, other: Any) -> "Tensor":
+        return ask(self, other, question="bitwise_xor")
 
     __hash__ = Variable.__hash__  # a tensor is a key by identity, though == compares elements
 
     def __getitem__(self, at: Any) -> "Tensor":
-        return shape.index(self, at=_indices(at))
+        return index.choose(self, at)
 
     def __setitem__(self, at: Any, value: Any) -> None:
         given = isinstance(value, Variable) and value.node is not None
         if recording.enabled and (self.node is not None or given):
-            raise GradientError(
-                "elements of a tensor in a graph cannot be assigned: use where(), or no_grad()"
-            )
-        self.array[_indices(at)] = raw(value)
+            self._become(lambda x, v: index.put(x, at, v), value)
+            return
+        index.assign(self.array, at, raw(value))
+        if self.node is not None:
+            self.node.changed = next_sequence()
+
+    # -- NumPy's protocols --------------------------------------------------------------------
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return dispatch.universal(ufunc, method, *inputs, **options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return dispatch.function(function, args, kwargs)
+
+    def astype(self, dtype: Any, copy: bool = True) -> "Tensor":
+        """Do what `to` does, as NumPy calls it."""
+        return self.to(dtype)
 
     def __iter__(self) -> Iterator["Tensor"]:
-        return (self[i] for i in range(len(self)))
-
-
-def _indices(at: Any) -> Any:
-    return tuple(raw(part) for part in at) if isinstance(at, tuple) else raw(at)
+        return iter(self.unbind())
 
 
 def _weak_call(hook: Callable[[Tensor], None], owner: Tensor) -> Callable[[], None]:

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.backend import Array, array_module, device_of, to_host
-from holdfast.core.backward import Leaf, Node, backward
-from holdfast.core.errors import shape_error
+from holdfast.core.backend import Array, device_of, is_floating, to_host
+from holdfast.core.backward import Leaf, Node
 from holdfast.errors import GradientError, UsageError
 
 
@@ -135,7 +134,7 @@ class Variable:
                 "requires_grad can be changed on leaves only, and this tensor was made by "
                 f"{self.node.name!r}: use detach()"
             )
-        if value and self.array.dtype.kind != "f":
+        if value and not is_floating(self.array.dtype):
             raise GradientError(f"only floats can require a gradient, this is {self.dtype}")
         self.node = Leaf(self.array.shape, self.array.dtype) if value else None
 
@@ -143,39 +142,6 @@ class Variable:
     def is_leaf(self) -> bool:
         """Whether the tensor was made by hand rather than by a recorded operation."""
         return not isinstance(self.node, Node)
-
-    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
-        """Compute the gradient of every leaf that this tensor depends on, and free the graph.
-
-        `gradient` is the cotangent of this tensor, of its shape; it may be left out for a single
-        element (then it is 1), where it may also be a Python number. Gradients add up until
-        `zero_grad`. Raises GradientError where there is nothing to go back through.
-        """
-        node, array = self.node, self.array
-        if node is None:
-            raise GradientError(
-                "backward() of a tensor that requires no gradient: no input of it has "
-                "requires_grad=True, or it was computed under no_grad()"
-            )
-        if gradient is None or isinstance(gradient, (int, float)):
-            if array.size != 1:
-                raise GradientError(
-                    f"backward() without a gradient needs a single element, this tensor has "
-                    f"shape {self.shape}: reduce it, say with sum(), or give the gradient"
-                )
-            value = 1.0 if gradient is None else gradient
-            seed = array_module(array).full(array.shape, value, dtype=array.dtype)
-        else:
-            given = gradient.array if isinstance(gradient, Variable) else gradient
-            seed = array_module(array).asarray(given, dtype=array.dtype)
-            if seed.shape != array.shape:
-                raise shape_error(
-                    "backward",
-                    "the gradient in the tensor's shape",
-                    tensor=self.shape,
-                    gradient=seed.shape,
-                )
-        backward(node, seed, retain_graph)
 
 
 def raw(value: Any) -> Any:

@@ -1,21 +1,50 @@
-"""Data sets as arrays in memory: Fashion-MNIST and scikit-learn's digits.
+"""Data sets as arrays in memory: Fashion-MNIST, scikit-learn's digits, and text (`corpora`).
 
 A data set holds its inputs as they are stored (Fashion-MNIST: bytes, 47 MB for 60,000 images) and
-turns a batch of them into float32 when the batch is asked for.
+turns a batch of them into what a model takes when the batch is asked for.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from holdfast.errors import DataError, MissingDependency, UsageError
 from holdfast.runtime import fetch
+from holdfast.runtime.corpora import (
+    Alphabet,
+    SequenceDataset,
+    Text,
+    TokenDataset,
+    country_names,
+    currency_names,
+    language_names,
+    standard_library_text,
+)
 from holdfast.runtime.idx import read_idx
+
+__all__ = [
+    "FASHION_MNIST_CLASSES",
+    "FASHION_MNIST_MEAN",
+    "FASHION_MNIST_STD",
+    "Alphabet",
+    "ArrayDataset",
+    "Dataset",
+    "Normalize",
+    "SequenceDataset",
+    "Text",
+    "TokenDataset",
+    "country_names",
+    "currency_names",
+    "digits",
+    "fashion_mnist",
+    "language_names",
+    "standard_library_text",
+]
 
 Inputs = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.int64]
@@ -37,6 +66,18 @@ FASHION_MNIST_CLASSES = (
 )
 
 _DIGITS_TEST_EVERY = 5
+
+
+class Dataset(Protocol):
+    """Numbered samples, of which a job takes batches: what `job.batches` and `job.shard` need."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(
+        self, indices: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the batch at `indices`, of shape (k,): inputs (k, …) and targets (k, …)."""
 
 
 @dataclass(frozen=True)

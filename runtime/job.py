@@ -34,7 +34,7 @@ from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost, Usag
 from holdfast.runtime import state
 from holdfast.runtime.carry import carried
 from holdfast.runtime.data_parallel import BUCKET_BYTES, Compression, GradientSum
-from holdfast.runtime.datasets import ArrayDataset
+from holdfast.runtime.datasets import Dataset
 from holdfast.runtime.order import DataOrder
 from holdfast.runtime.recorder import Events, Recorder
 from holdfast.runtime.result import RunResult, weights_sha256
@@ -101,6 +101,8 @@ class Job:
         self._order: DataOrder | None = None
         self._weight = 1.0
         self._backward_done = False
+        self._pieces_left = self._pieces_done = 0  # of the rank's part of a batch
+        self._loss = 0.0  # of the pieces so far
         self._checkpoint_every = 0
         # This rank's, not yet summed over the ranks: step, loss, and what stands beside it.
         self._losses: list[tuple[int, float, dict[str, float]]] = []
@@ -181,14 +183,18 @@ class Job:
         self._first_step = self.steps
 
     def batches(
-        self, dataset: ArrayDataset, batch_size: int, epochs: int
+        self, dataset: Dataset, batch_size: int, epochs: int, *, accumulate: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this rank's part of each global batch of `batch_size`, until `epochs` are done.
 
         A resumed run goes on where the checkpoint was taken. Which samples a step gets depends on
-        seed and step alone. Each body must call `step` once.
+        seed and step alone. Each body must call `backward` and `step` once. With `accumulate`, the
+        part is yielded in so many pieces, each with a body of its own, and only the last piece's
+        `step` sums the gradients and updates the weights: for what does not fit the memory at once.
         """
         training = self._prepared()
+        if accumulate < 1:
+            raise UsageError(f"accumulate is a number of pieces from 1 up; found {accumulate}")
         order = DataOrder(len(dataset), batch_size, self.seed)
         training.check_data(order)
         self._order = order
@@ -197,14 +203,22 @@ class Job:
         while self.steps < total:
             now = self.steps
             shard = order.shard(now, self.rank, self.world_size)
-            self._weight = shard.weight
             self.data_epoch = order.data_epoch(now)
-            self.ends_epoch = (now + 1) % order.steps_per_epoch == 0
             core_random.manual_seed(state.step_seed(self.seed, now, self.rank))
             self._witness.step_begins(now)
-            inputs, targets = dataset[shard.indices]
             began = time.monotonic()
-            yield self._tensor(inputs), self._tensor(targets)
+            pieces = np.array_split(shard.indices, min(accumulate, max(1, len(shard.indices))))
+            for i, piece in enumerate(pieces):
+                self._pieces_left = len(pieces) - 1 - i
+                self.ends_epoch = not self._pieces_left and (now + 1) % order.steps_per_epoch == 0
+                self._weight = shard.weight * len(piece) / max(1, len(shard.indices))
+                inputs, targets = dataset[piece]
+                yield self._tensor(inputs), self._tensor(targets)
+                if self._pieces_left and self._pieces_done != i + 1:
+                    raise UsageError(
+                        f"the loop's body for piece {i} of step {now} did not call job.backward "
+                        "and job.step once"
+                    )
             if self.steps != now + 1:
                 raise UsageError(
                     f"the loop's body for step {now} called job.step() {self.steps - now} times: "
@@ -222,16 +236,29 @@ class Job:
             raise UsageError("job.backward was called twice in a step: add the losses first")
         self._backward_done = True
         self._witness.phase("backward")
+        self._loss += loss.item() * self._weight
+        if self._pieces_left:
+            loss.backward(self._weight)
+            return
         self._sum.backward(loss, self._weight)
         beside = {"lr": self._prepared().optimizer.lr, "data_epoch": self.data_epoch}
-        self._losses.append((self.steps + 1, loss.item() * self._weight, beside))
+        self._losses.append((self.steps + 1, self._loss, beside))
+        self._loss = 0.0
 
-    def step(self) -> None:
-        """Wait for the summed gradients, update the weights and mark the gradients as used."""
+    def step(self) -> bool:
+        """Wait for the summed gradients, update the weights and mark the gradients as used.
+
+        Returns whether that was done: not where further pieces of the batch are to come.
+        """
         training = self._prepared()
         assert self._sum is not None
         if not self._backward_done:
             raise UsageError("job.step was called before job.backward")
+        if self._pieces_left:
+            self._backward_done = False
+            self._pieces_done += 1
+            return False
+        self._pieces_done = 0
         self._sum.finish()
         if self._sum.compressed:
             self._losses[-1][2]["gradient_bytes"] = self._sum.sent
@@ -242,9 +269,10 @@ class Job:
         self.steps += 1
         self._step_ended = time.monotonic()
         self._witness.step_ended(self.steps - 1)
+        return True
 
     def shard(
-        self, dataset: ArrayDataset, batch_size: int = EVALUATION_BATCH
+        self, dataset: Dataset, batch_size: int = EVALUATION_BATCH
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this rank's part of `dataset` in order, each sample on exactly one rank."""
         count = len(dataset)

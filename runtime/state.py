@@ -18,6 +18,8 @@ from holdfast.core import random as core_random
 from holdfast.core.backend import to_host
 from holdfast.core.nn import Module
 from holdfast.core.optim import Optimizer
+from holdfast.core.optim.swa_utils import AveragedModel
+from holdfast.core.scaler import GradScaler
 from holdfast.errors import CheckpointMismatch, UsageError
 from holdfast.runtime.carry import carried
 from holdfast.runtime.checkpoint import Checkpoint
@@ -29,6 +31,8 @@ Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 EXCHANGE = "exchange."
 """Begins the names of what compression remembers, among the optimizer's arrays."""
+AVERAGES = "averages."
+"""Begins the names of the averaged model's arrays, there too."""
 
 
 class Resumed(NamedTuple):
@@ -50,6 +54,8 @@ class Training:
     """The last value of each, as they will stand in the result."""
     exchange: GradientSum | None = None
     """What sums the gradients; compression remembers what it left out."""
+    averages: AveragedModel | None = None
+    scaler: GradScaler | None = None
 
     def weights(self) -> Arrays:
         """Return the parameters by name, in the order in which the model has them."""
@@ -57,10 +63,13 @@ class Training:
 
     def snapshot(self, order: DataOrder, step: int) -> tuple[Arrays, Arrays, dict[str, Any]]:
         """Return the model's arrays, the optimizer's arrays and everything else as JSON values."""
+        numbers = self.optimizer.state_dict()
+        del numbers["state"]
         rest = {
             "model": self.structure(),
             "model_text": repr(self.model),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": numbers,
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             "scheduler_kind": self._scheduler_kind(),
             "metrics": {k: v for k, v in self.metrics.items() if math.isfinite(v)},
@@ -73,12 +82,17 @@ class Training:
             "random": core_random.get_state(),
         }
         model = {name: to_host(t.array) for name, t in self.model.state_dict().items()}
-        optimizer = {name: to_host(a) for name, a in self.optimizer.state_arrays().items()}
-        optimizer |= {EXCHANGE + name: a for name, a in self._exchange_arrays().items()}
-        return model, optimizer, rest
+        return model, self.optimizer_arrays(), rest
 
-    def _exchange_arrays(self) -> Arrays:
-        return self.exchange.state_arrays() if self.exchange is not None else {}
+    def optimizer_arrays(self) -> Arrays:
+        """Return the optimizer's arrays, and what is kept among them: the averages, for one."""
+        arrays = {name: to_host(a) for name, a in self.optimizer.state_dict()["state"].items()}
+        if self.exchange is not None:
+            arrays |= {EXCHANGE + name: a for name, a in self.exchange.state_arrays().items()}
+        if self.averages is not None:
+            averages = self.averages.state_dict().items()
+            arrays |= {AVERAGES + name: to_host(t.array) for name, t in averages}
+        return arrays
 
     def structure(self) -> list[list[Any]]:
         """Return what makes this model another than the next: its arrays' names and forms."""
@@ -89,13 +103,21 @@ class Training:
 
     def restore(self, model: Mapping[str, Any], optimizer: Arrays, rest: dict[str, Any]) -> None:
         """Take up what `snapshot` gave."""
+
+        def under(prefix: str) -> Arrays:
+            found = {name: a for name, a in optimizer.items() if name.startswith(prefix)}
+            return {name.removeprefix(prefix): a for name, a in found.items()}
+
         self.model.load_state_dict(dict(model))
-        own = {name: a for name, a in optimizer.items() if not name.startswith(EXCHANGE)}
-        self.optimizer.load_state(own, rest["optimizer"])
+        others = (EXCHANGE, AVERAGES)
+        own = {name: a for name, a in optimizer.items() if not name.startswith(others)}
+        self.optimizer.load_state_dict({**rest["optimizer"], "state": own})
         if self.exchange is not None:
-            self.exchange.load_state(
-                {name.removeprefix(EXCHANGE): optimizer[name] for name in optimizer.keys() - own}
-            )
+            self.exchange.load_state(under(EXCHANGE))
+        if self.averages is not None:
+            self.averages.load_state_dict(under(AVERAGES))
+        if self.scaler is not None:
+            self.scaler.load_state_dict(rest["scaler"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(rest["scheduler"])
         core_random.set_state(rest["random"])
@@ -126,7 +148,16 @@ class Training:
                 f"{checkpoint.path} was trained with {found}, this script uses {kind}: take "
                 "another --run-dir, or the same optimizer"
             )
-
+        for name, before, now in (
+            ("averages", any(n.startswith(AVERAGES) for n in checkpoint.optimizer), self.averages),
+            ("a GradScaler", saved.get("scaler") is not None, self.scaler),
+        ):
+            if before != (now is not None):
+                raise CheckpointMismatch(
+                    f"{checkpoint.path} was trained {'with' if before else 'without'} {name}, this "
+                    f"script is {'without' if before else 'with'}: take another --run-dir, or give "
+                    "job.prepare the same"
+                )
         if saved["scheduler_kind"] != self._scheduler_kind():
             raise CheckpointMismatch(
                 f"{checkpoint.path} was trained with the schedule {saved['scheduler_kind']}, this "
@@ -182,6 +213,11 @@ def restore(
             "failure": [type(failure).__name__, str(failure)] if failure else None,
             "step": checkpoint.step if checkpoint else None,
             "state": dict(checkpoint.state) if checkpoint else None,
+            # Rank 0's: which there are may depend on the settings that it has taken up.
+            "arrays": [
+                [name, list(array.shape), array.dtype.name]
+                for name, array in training.optimizer_arrays().items()
+            ],
         },
     )
     if failure is not None:
@@ -194,13 +230,17 @@ def restore(
     }
     if header["step"] is None:
         training.model.load_state_dict(model)
+        if training.averages is not None:
+            training.averages.module.load_state_dict(model)
         return None
+    own = training.optimizer_arrays()
     optimizer: Arrays = {
-        name: carried(communicator, communicator.broadcast, to_host(array).copy())
-        for name, array in (
-            *training.optimizer.state_arrays().items(),
-            *((EXCHANGE + name, array) for name, array in training._exchange_arrays().items()),
+        name: carried(
+            communicator,
+            communicator.broadcast,
+            own[name].copy() if communicator.rank == 0 else np.empty(shape, np.dtype(dtype)),
         )
+        for name, shape, dtype in header["arrays"]
     }
     training.restore(model, optimizer, header["state"])
     return Resumed(header["step"], header["state"]["data"]["seed"])

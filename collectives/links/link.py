@@ -44,8 +44,8 @@ class LinkConfig:
     reconnection, never the job.
     `heartbeat` is how often an end that has nothing to say says so. Where there are several rails,
     one that gets nothing through for `patience` (and a few round trips) lends its messages to the
-    others; it is used again as soon as the peer has all that it carried. An end that leaves waits up
-    to `linger` until the peers have what it sent last.
+    others; it is used again as soon as the peer has all that it carried. An end that leaves waits
+    up to `linger` until the peers have what it sent last.
 
     `checksum` is of each message's payload, behind TCP's weak one: `fold` or `crc32c` cost a fifth
     of the rate where processors are the limit, nothing to speak of where the wire is. `congestion`

@@ -1,88 +1,163 @@
 """What a tensor can be asked for element by element: PyTorch's methods."""
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from holdfast.core.backend import to_device
-from holdfast.core.ops import activation, elementwise, linear
-from holdfast.core.primitive import wrap
-from holdfast.core.variable import Variable
+from holdfast.core.methods.conversions import ConversionMethods
+from holdfast.core.ops import (
+    activation,
+    comparison,
+    elementwise,
+    linear,
+    rounding,
+    softmax,
+    special,
+    transcendental,
+)
+from holdfast.core.variable import raw
+from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
     from holdfast.core.tensor import Tensor
 
 
-class ElementwiseMethods(Variable):
-    """Arithmetic, functions of each element, and conversions."""
+class ElementwiseMethods(ConversionMethods):
+    """Arithmetic, comparison, and functions of each element.
+
+    An operation that has no options is a method as it stands: a tensor is its first argument.
+    """
 
     __slots__ = ()
 
-    def exp(self) -> "Tensor":
-        """Return e to the power of each element."""
-        return elementwise.exp(self)
+    # -- arithmetic ---------------------------------------------------------------------------
 
-    def log(self) -> "Tensor":
-        """Return the natural logarithms."""
-        return elementwise.log(self)
+    def add(self, other: Any, *, alpha: float = 1) -> "Tensor":
+        """Return self + alpha * other."""
+        return elementwise.add(self, other if alpha == 1 else other * alpha)
 
-    def sqrt(self) -> "Tensor":
-        """Return the square roots."""
-        return elementwise.sqrt(self)
+    def sub(self, other: Any, *, alpha: float = 1) -> "Tensor":
+        """Return self - alpha * other."""
+        return elementwise.sub(self, other if alpha == 1 else other * alpha)
 
-    def abs(self) -> "Tensor":
-        """Return the absolute values."""
-        return elementwise.absolute(self)
+    mul = multiply = elementwise.mul
 
-    def pow(self, exponent: Any) -> "Tensor":
-        """Return the elements to the power `exponent`."""
-        return elementwise.power(self, exponent)
+    def div(self, other: Any, *, rounding_mode: str | None = None) -> "Tensor":
+        """Divide; `rounding_mode` is None, "trunc" (towards 0) or "floor"."""
+        if rounding_mode is None:
+            return elementwise.div(self, other)
+        if rounding_mode == "floor":
+            return rounding.floor_divide(self, other)
+        if rounding_mode == "trunc":
+            return rounding.trunc_divide(self, other)
+        raise UsageError(
+            f"div: expected rounding_mode None, 'trunc' or 'floor'; found {rounding_mode!r}"
+        )
 
-    def relu(self) -> "Tensor":
-        """Return max(x, 0)."""
-        return activation.relu(self)
+    def addcmul(self, tensor1: Any, tensor2: Any, *, value: float = 1) -> "Tensor":
+        """Return self + value * tensor1 * tensor2."""
+        return self.add(elementwise.mul(tensor1, tensor2), alpha=value)
 
-    def sigmoid(self) -> "Tensor":
-        """Return 1 / (1 + exp(-x))."""
-        return activation.sigmoid(self)
+    def addcdiv(self, tensor1: Any, tensor2: Any, *, value: float = 1) -> "Tensor":
+        """Return self + value * tensor1 / tensor2."""
+        return self.add(elementwise.div(tensor1, tensor2), alpha=value)
 
-    def tanh(self) -> "Tensor":
-        """Return the hyperbolic tangents."""
-        return activation.tanh(self)
+    subtract, divide, true_divide = sub, div, elementwise.div
+    lerp = elementwise.lerp
+    pow = elementwise.power
+    square, sqrt, rsqrt = elementwise.square, elementwise.sqrt, elementwise.rsqrt
+    neg = negative = elementwise.neg
+    abs = absolute = elementwise.absolute
+    reciprocal = elementwise.reciprocal
+    floor_divide, remainder, fmod = rounding.floor_divide, rounding.remainder, rounding.fmod
+    maximum, minimum = elementwise.maximum, elementwise.minimum
+    matmul = linear.matmul
 
-    def softmax(self, dim: int) -> "Tensor":
-        """Return the exponentials along `dim`, scaled to sum to 1."""
-        return activation.softmax(self, dim=dim)
+    # -- functions ----------------------------------------------------------------------------
 
-    def log_softmax(self, dim: int) -> "Tensor":
-        """Return the logarithms of the softmax along `dim`."""
-        return activation.log_softmax(self, dim=dim)
+    exp, exp2, expm1 = transcendental.exp, transcendental.exp2, transcendental.expm1
+    log, log1p = transcendental.log, transcendental.log1p
+    log2, log10 = transcendental.log2, transcendental.log10
+    sin, cos, tan = transcendental.sin, transcendental.cos, transcendental.tan
+    asin = arcsin = transcendental.arcsin
+    acos = arccos = transcendental.arccos
+    atan = arctan = transcendental.arctan
+    atan2 = arctan2 = transcendental.arctan2
+    sinh, cosh, tanh = transcendental.sinh, transcendental.cosh, transcendental.tanh
+    asinh = arcsinh = transcendental.arcsinh
+    acosh = arccosh = transcendental.arccosh
+    atanh = arctanh = transcendental.arctanh
+    erf, erfc, erfinv = special.erf, special.erfc, special.erfinv
+    relu, sigmoid = activation.relu, activation.sigmoid
 
-    def clamp(self, min: float | None = None, max: float | None = None) -> "Tensor":
-        """Limit to `min` and `max`."""
-        return elementwise.clamp(self, low=min, high=max)
+    def logit(self, eps: float | None = None) -> "Tensor":
+        """Return log(x / (1 - x)), of `x` limited to [eps, 1 - eps] if `eps` is given."""
+        return special.logit(self, eps=eps)
 
-    def matmul(self, other: Any) -> "Tensor":
-        """Multiply matrices; batches broadcast."""
-        return linear.matmul(self, other)
+    def softmax(self, dim: int, dtype: Any = None) -> "Tensor":
+        """Return the exponentials along `dim`, scaled to sum to 1, in `dtype` if given."""
+        return softmax.softmax(self if dtype is None else self.to(dtype), dim=dim)
 
-    def to(self, target: Any) -> "Tensor":
-        """Convert to a dtype, or move to the device "cpu" or "cuda" (a move leaves the graph)."""
-        if isinstance(target, str) and target in ("cpu", "cuda"):
-            same = self.device == target
-            return cast("Tensor", self) if same else wrap(to_device(self.array, target))
-        if np.dtype(target) == self.array.dtype:
-            return cast("Tensor", self)
-        return elementwise.cast(self, dtype=np.dtype(target))
+    def log_softmax(self, dim: int, dtype: Any = None) -> "Tensor":
+        """Return the logarithms of the softmax along `dim`, in `dtype` if given."""
+        return softmax.log_softmax(self if dtype is None else self.to(dtype), dim=dim)
 
-    def float(self) -> "Tensor":
-        """Convert to float32."""
-        return self.to(np.float32)
+    # -- rounding and selection ---------------------------------------------------------------
 
-    def double(self) -> "Tensor":
-        """Convert to float64."""
-        return self.to(np.float64)
+    sign, floor, ceil = rounding.sign, rounding.floor, rounding.ceil
+    trunc = fix = rounding.trunc
+    frac = rounding.frac
 
-    def long(self) -> "Tensor":
-        """Convert to int64."""
-        return self.to(np.int64)
+    def round(self, *, decimals: int = 0) -> "Tensor":
+        """Round to the nearest with so many decimals; halves go to the even neighbour."""
+        return rounding.round(self, decimals=decimals)
+
+    def nan_to_num(
+        self, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+    ) -> "Tensor":
+        """Put numbers in the place of NaN and infinities, by default 0 and the largest floats."""
+        return rounding.nan_to_num(
+            self, nan=0.0 if nan is None else nan, posinf=posinf, neginf=neginf
+        )
+
+    def clamp(self, min: Any = None, max: Any = None) -> "Tensor":
+        """Limit to `min` and `max`: numbers, tensors, or None."""
+        return elementwise.clamp(self, min, max)
+
+    clip = clamp
+
+    def clamp_min(self, min: Any) -> "Tensor":
+        """Limit to at least `min`."""
+        return elementwise.clamp(self, min, None)
+
+    def clamp_max(self, max: Any) -> "Tensor":
+        """Limit to at most `max`."""
+        return elementwise.clamp(self, None, max)
+
+    def where(self, condition: Any, other: Any) -> "Tensor":
+        """Keep the elements where `condition` holds, and take those of `other` elsewhere."""
+        return elementwise.where(condition, self, other)
+
+    def masked_fill(self, mask: Any, value: Any) -> "Tensor":
+        """Put `value`, a number or a tensor without axes, where the boolean `mask` holds.
+
+        `mask` broadcasts to the tensor. Raises UsageError for other masks and values.
+        """
+        mask = raw(mask)
+        if mask.dtype != bool:
+            raise UsageError(f"masked_fill: expected a mask of booleans; found {mask.dtype}")
+        if getattr(value, "ndim", 0):
+            raise UsageError(
+                f"masked_fill: expected a value without axes; found shape {value.shape}: "
+                "use where()"
+            )
+        return elementwise.where(mask, value, self)
+
+    # -- comparison ---------------------------------------------------------------------------
+
+    eq, ne, lt = comparison.eq, comparison.ne, comparison.lt
+    le, gt, ge = comparison.le, comparison.gt, comparison.ge
+    not_equal, less, less_equal = ne, lt, le
+    greater, greater_equal = gt, ge
+    isnan, isinf, isfinite = comparison.isnan, comparison.isinf, comparison.isfinite
+    isclose, allclose, equal = comparison.isclose, comparison.allclose, comparison.equal
+    logical_and, logical_or = comparison.logical_and, comparison.logical_or
+    logical_not, logical_xor = comparison.logical_not, comparison.logical_xor

@@ -1,85 +1,318 @@
 """How a tensor is folded along axes: PyTorch's methods."""
 
+import builtins
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from holdfast.core.methods.shapes import ShapeMethods
-from holdfast.core.ops import reduce, shape
+from holdfast.core.methods.shapes import ShapeMethods, axis
+from holdfast.core.ops import elementwise, gather, reduce, scan
+from holdfast.core.ops.ask import ask, question
 from holdfast.core.primitive import wrap
+from holdfast.core.variable import Variable
+from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
     from holdfast.core.tensor import Tensor
 
 Dims = int | Sequence[int] | None
+Method = TypeVar("Method", bound=Callable[..., Any])
+Truth = builtins.bool
 
 
 class Extremes(NamedTuple):
-    """What `max` and `min` along an axis return."""
+    """What `max`, `min` and `median` along an axis return."""
 
     values: "Tensor"
     indices: "Tensor"
 
 
+class Bounds(NamedTuple):
+    """What `aminmax` returns."""
+
+    min: "Tensor"
+    max: "Tensor"
+
+
+def numpy_names(method: Method) -> Method:
+    """Let a method take NumPy's `axis` and `keepdims` for `dim` and `keepdim`, as PyTorch's do."""
+
+    @wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if "axis" in options:
+            options["dim"] = options.pop("axis")
+        if "keepdims" in options:
+            options["keepdim"] = options.pop("keepdims")
+        return method(*arguments, **options)
+
+    return cast(Method, call)
+
+
 class ReductionMethods(ShapeMethods):
-    """Sums, means, extremes."""
+    """Sums, means, extremes. `dim` is an axis, several, or None for all of them."""
 
     __slots__ = ()
 
-    def sum(self, dim: Dims = None, keepdim: bool = False) -> "Tensor":
-        """Add up over `dim` (all axes if None)."""
-        return reduce.sum(self, dim=_axes(dim), keepdim=keepdim)
+    # -- sums and products --------------------------------------------------------------------
 
-    def mean(self, dim: Dims = None, keepdim: bool = False) -> "Tensor":
-        """Average over `dim` (all axes if None)."""
-        return reduce.mean(self, dim=_axes(dim), keepdim=keepdim)
+    @numpy_names
+    def sum(self, dim: Dims = None, keepdim: Truth = False, *, dtype: Any = None) -> "Tensor":
+        """Add up over `dim`; integers and booleans give int64. `dtype` is converted to first."""
+        return reduce.sum(_as(self, dtype), dim=_axes(self, dim), keepdim=keepdim)
 
-    def var(self, dim: Dims = None, keepdim: bool = False, correction: int = 1) -> "Tensor":
-        """Return the variance over `dim` (all axes if None)."""
-        return reduce.var(self, dim=_axes(dim), keepdim=keepdim, correction=correction)
+    @numpy_names
+    def nansum(self, dim: Dims = None, keepdim: Truth = False, *, dtype: Any = None) -> "Tensor":
+        """Add up over `dim` what is not NaN."""
+        numbers = elementwise.where(np.isnan(self.array), 0, _as(self, dtype))
+        return reduce.sum(numbers, dim=_axes(self, dim), keepdim=keepdim)
 
-    def std(self, dim: Dims = None, keepdim: bool = False, correction: int = 1) -> "Tensor":
-        """Return the standard deviation over `dim` (all axes if None)."""
-        return self.var(dim, keepdim, correction).sqrt()
+    @numpy_names
+    def mean(self, dim: Dims = None, keepdim: Truth = False, *, dtype: Any = None) -> "Tensor":
+        """Average over `dim`. Raises UsageError for integers: give a `dtype` or convert them."""
+        return reduce.mean(_as(self, dtype), dim=_axes(self, dim), keepdim=keepdim)
 
-    def logsumexp(self, dim: Dims, keepdim: bool = False) -> "Tensor":
+    @numpy_names
+    def nanmean(self, dim: Dims = None, keepdim: Truth = False, *, dtype: Any = None) -> "Tensor":
+        """Average over `dim` what is not NaN."""
+        mine: Tensor = _as(self, dtype)
+        count = (~np.isnan(self.array)).sum(axis=_axes(self, dim), keepdims=keepdim)
+        return mine.nansum(dim, keepdim) / wrap(count).to(mine.dtype)
+
+    @numpy_names
+    def prod(
+        self, dim: int | None = None, keepdim: Truth = False, *, dtype: Any = None
+    ) -> "Tensor":
+        """Multiply over `dim`; integers and booleans give int64. `dtype` is converted to first."""
+        return reduce.prod(_as(self, dtype), dim=_axis(self, dim), keepdim=keepdim)
+
+    @numpy_names
+    def logsumexp(self, dim: Dims, keepdim: Truth = False) -> "Tensor":
         """Return the logarithm of the sum of exponentials over `dim`."""
-        return reduce.logsumexp(self, dim=_axes(dim), keepdim=keepdim)
+        return reduce.logsumexp(self, dim=_axes(self, dim), keepdim=keepdim)
 
-    def amax(self, dim: Dims = None, keepdim: bool = False) -> "Tensor":
+    @numpy_names
+    def cumsum(self, dim: int, dtype: Any = None) -> "Tensor":
+        """Add up along `dim`, keeping every sum on the way. `dtype` is converted to first."""
+        return scan.cumsum(_as(self, dtype), dim=axis(dim, max(self.ndim, 1)))
+
+    @numpy_names
+    def cumprod(self, dim: int, dtype: Any = None) -> "Tensor":
+        """Multiply along `dim`, keeping every product on the way. `dtype` is converted to first."""
+        return scan.cumprod(_as(self, dtype), dim=axis(dim, max(self.ndim, 1)))
+
+    @numpy_names
+    def logcumsumexp(self, dim: int) -> "Tensor":
+        """Return the logarithms of the running sums of exponentials along `dim`."""
+        return scan.logcumsumexp(self, dim=axis(dim, max(self.ndim, 1)))
+
+    # -- spreads and norms --------------------------------------------------------------------
+
+    @numpy_names
+    def var(
+        self,
+        dim: Any = None,
+        unbiased: Truth | None = None,
+        keepdim: Truth = False,
+        *,
+        correction: float | None = None,
+    ) -> "Tensor":
+        """Return the variance over `dim`.
+
+        `correction` is taken from the number of elements: 1 by default, 0 where `unbiased` is
+        False, which may also be given in the place of `dim`.
+        """
+        dim, correction = _corrected("var", self, dim, unbiased, correction)
+        return reduce.var(self, dim=_axes(self, dim), keepdim=keepdim, correction=correction)
+
+    @numpy_names
+    def std(
+        self,
+        dim: Any = None,
+        unbiased: Truth | None = None,
+        keepdim: Truth = False,
+        *,
+        correction: float | None = None,
+    ) -> "Tensor":
+        """Return the standard deviation over `dim`, with the options of `var`."""
+        dim, correction = _corrected("std", self, dim, unbiased, correction)
+        return reduce.std(self, dim=_axes(self, dim), keepdim=keepdim, correction=correction)
+
+    @numpy_names
+    def norm(
+        self, p: float | str | None = "fro", dim: Dims = None, keepdim: Truth = False,
+        dtype: Any = None,
+    ) -> "Tensor":  # fmt: skip
+        """Return the vector norm over `dim`: `p` is any number, infinite ones too, or "fro" (2)."""
+        if isinstance(p, str) and p != "fro":
+            raise UsageError(f"norm: expected a number or 'fro' as p; found {p!r}")
+        order = 2.0 if p is None or p == "fro" else float(p)
+        return reduce.norm(_as(self, dtype), p=order, dim=_axes(self, dim), keepdim=keepdim)
+
+    def dist(self, other: "Tensor", p: float = 2) -> "Tensor":
+        """Return the p-norm of the difference."""
+        return reduce.norm(elementwise.sub(self, other), p=float(p))
+
+    # -- extremes -----------------------------------------------------------------------------
+
+    @numpy_names
+    def amax(self, dim: Dims = None, keepdim: Truth = False) -> "Tensor":
         """Return the largest over `dim`; equal ones share the gradient."""
-        return reduce.amax(self, dim=_axes(dim), keepdim=keepdim)
+        return reduce.amax(self, dim=_axes(self, dim), keepdim=keepdim)
 
-    def amin(self, dim: Dims = None, keepdim: bool = False) -> "Tensor":
+    @numpy_names
+    def amin(self, dim: Dims = None, keepdim: Truth = False) -> "Tensor":
         """Return the smallest over `dim`; equal ones share the gradient."""
-        return reduce.amin(self, dim=_axes(dim), keepdim=keepdim)
+        return reduce.amin(self, dim=_axes(self, dim), keepdim=keepdim)
 
-    def max(self, dim: int | None = None, keepdim: bool = False) -> Any:
-        """Return the largest element; along `dim`, the named tuple (values, indices)."""
-        return self.amax() if dim is None else self._extremes(np.argmax, dim, keepdim)
+    @numpy_names
+    def aminmax(self, *, dim: int | None = None, keepdim: Truth = False) -> Bounds:
+        """Return the smallest and the largest over `dim`, as the named tuple (min, max)."""
+        return Bounds(self.amin(dim, keepdim), self.amax(dim, keepdim))
 
-    def min(self, dim: int | None = None, keepdim: bool = False) -> Any:
-        """Return the smallest element; along `dim`, the named tuple (values, indices)."""
-        return self.amin() if dim is None else self._extremes(np.argmin, dim, keepdim)
+    @numpy_names
+    def max(self, dim: Any = None, keepdim: Truth = False) -> Any:
+        """Return the largest element; along `dim`, the named tuple (values, indices).
 
-    def _extremes(self, where: Callable[..., Any], dim: int, keepdim: bool) -> Extremes:
-        at = np.expand_dims(where(self.array, axis=dim), dim)
-        values, indices = shape.gather(self, at, dim=dim), wrap(at)
+        With a tensor in the place of `dim`, return the larger of the two by element.
+        """
+        if isinstance(dim, Variable):
+            return elementwise.maximum(self, dim)
+        return self.amax() if dim is None else self._extremes("argmax", dim, keepdim)
+
+    @numpy_names
+    def min(self, dim: Any = None, keepdim: Truth = False) -> Any:
+        """Return the smallest element; along `dim`, the named tuple (values, indices).
+
+        With a tensor in the place of `dim`, return the smaller of the two by element.
+        """
+        if isinstance(dim, Variable):
+            return elementwise.minimum(self, dim)
+        return self.amin() if dim is None else self._extremes("argmin", dim, keepdim)
+
+    @numpy_names
+    def median(self, dim: int | None = None, keepdim: Truth = False) -> Any:
+        """Return the median; along `dim`, the named tuple (values, indices).
+
+        Of two in the middle it is the lower one, and NaN where one is NaN.
+        """
+        if dim is None:
+            return self.reshape(-1)._extremes("middle", 0, False).values
+        return self._extremes("middle", dim, keepdim)
+
+    def _extremes(self, where: str, dim: int, keepdim: Truth) -> Extremes:
+        if not self.ndim:
+            axis(dim, 1)
+            return Extremes(
+                elementwise.clone(self), wrap(np.zeros_like(self.array, dtype=np.int64))
+            )
+        dim = axis(dim, self.ndim)
+        indices = ask(self, question=where, axis=dim).unsqueeze(dim)
+        values = gather.gather(self, indices, dim=dim, unique=True)
         return (
             Extremes(values, indices)
             if keepdim
             else Extremes(values.squeeze(dim), indices.squeeze(dim))
         )
 
-    def argmax(self, dim: int | None = None, keepdim: bool = False) -> "Tensor":
+    @numpy_names
+    def argmax(self, dim: int | None = None, keepdim: Truth = False) -> "Tensor":
         """Return where the largest is: an index into the flat elements, or along `dim`."""
-        return wrap(np.argmax(self.array, axis=dim, keepdims=keepdim))
+        return ask(self, question="argmax", axis=_axis(self, dim), keepdims=keepdim)
 
-    def argmin(self, dim: int | None = None, keepdim: bool = False) -> "Tensor":
+    @numpy_names
+    def argmin(self, dim: int | None = None, keepdim: Truth = False) -> "Tensor":
         """Return where the smallest is: an index into the flat elements, or along `dim`."""
-        return wrap(np.argmin(self.array, axis=dim, keepdims=keepdim))
+        return ask(self, question="argmin", axis=_axis(self, dim), keepdims=keepdim)
+
+    # -- counts -------------------------------------------------------------------------------
+
+    @numpy_names
+    def all(self, dim: Dims = None, keepdim: Truth = False) -> "Tensor":
+        """Return whether no element over `dim` is 0."""
+        return ask(self, question="all", axis=_axes(self, dim), keepdims=keepdim)
+
+    @numpy_names
+    def any(self, dim: Dims = None, keepdim: Truth = False) -> "Tensor":
+        """Return whether an element over `dim` is other than 0."""
+        return ask(self, question="any", axis=_axes(self, dim), keepdims=keepdim)
+
+    @numpy_names
+    def count_nonzero(self, dim: Dims = None) -> "Tensor":
+        """Return how many elements over `dim` are other than 0."""
+        return ask(self, question="count_nonzero", axis=_axes(self, dim))
 
 
-def _axes(dim: Dims) -> int | tuple[int, ...] | None:
-    return dim if dim is None or isinstance(dim, int) else tuple(dim)
+def var_mean(
+    input: "Tensor",
+    dim: Any = None,
+    unbiased: Truth | None = None,
+    keepdim: Truth = False,
+    *,
+    correction: float | None = None,
+) -> "tuple[Tensor, Tensor]":
+    """Return variance and mean over `dim`, with the options of `Tensor.var`."""
+    over = None if isinstance(dim, Truth) else dim
+    spread = input.var(dim, unbiased, keepdim, correction=correction)
+    return spread, input.mean(over, keepdim)
+
+
+def std_mean(
+    input: "Tensor",
+    dim: Any = None,
+    unbiased: Truth | None = None,
+    keepdim: Truth = False,
+    *,
+    correction: float | None = None,
+) -> "tuple[Tensor, Tensor]":
+    """Return standard deviation and mean over `dim`, with the options of `Tensor.var`."""
+    over = None if isinstance(dim, Truth) else dim
+    spread = input.std(dim, unbiased, keepdim, correction=correction)
+    return spread, input.mean(over, keepdim)
+
+
+def _as(tensor: Any, dtype: Any) -> Any:
+    return tensor if dtype is None else tensor.to(dtype)
+
+
+def _axes(tensor: Variable, dim: Dims) -> int | tuple[int, ...] | None:
+    """Return axes as NumPy takes them, counted from the front; PyTorch means all by none."""
+    if dim is None or isinstance(dim, int):
+        return _axis(tensor, dim)
+    ndim = tensor.array.ndim
+    axes = tuple(axis(d, max(ndim, 1)) for d in dim)
+    return axes if ndim and axes else None
+
+
+def _axis(tensor: Variable, dim: int | None) -> int | None:
+    """Return one axis counted from the front, or None for all; a number has an axis 0 too."""
+    ndim = tensor.array.ndim
+    at = None if dim is None else axis(dim, max(ndim, 1))
+    return at if ndim else None
+
+
+def _corrected(
+    name: str, tensor: Variable, dim: Any, unbiased: Truth | None, correction: float | None
+) -> tuple[Any, float]:
+    """Return the axes and the correction of a variance."""
+    if tensor.dtype.kind in "biu":
+        raise UsageError(
+            f"{name}: expected a tensor of floats; found {tensor.dtype}: use x.float()"
+        )
+    if isinstance(dim, Truth):
+        dim, unbiased = None, dim
+    if unbiased is not None:
+        if correction is not None:
+            raise UsageError(f"{name}: expected one of unbiased and correction; found both")
+        return dim, float(unbiased)
+    return dim, 1 if correction is None else correction
+
+
+@question
+def _middle(x: Any, axis: int) -> Any:
+    """Return where the lower median is along `axis`, or the first NaN."""
+    order = np.argsort(x, axis=axis, kind="stable")
+    at = np.take(order, (x.shape[axis] - 1) // 2, axis=axis)
+    missing = np.isnan(x)
+    return np.where(missing.any(axis=axis), np.argmax(missing, axis=axis), at)

@@ -1,70 +1,77 @@
 """Adam, and its form with decoupled weight decay."""
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
 
-from holdfast.core.backend import Array
-from holdfast.core.optim.optimizer import Optimizer
+from holdfast.core.kernels import loops_for
+from holdfast.core.optim.moments import MomentOptimizer
+from holdfast.core.optim.optimizer import NEGLIGIBLE, Group, Numbers
 from holdfast.core.parameter import Parameter
-from holdfast.errors import UsageError
 
 
-class Adam(Optimizer):
-    """Moments of the gradient, corrected for their start at zero (Kingma and Ba, 2015).
+class Adam(MomentOptimizer):
+    """w -= lr * mean of g / (sqrt(mean of g²) + eps) (Kingma and Ba, 2015).
 
-    `weight_decay` is added to the gradient.
+    Both means forget by their beta, and are corrected for their start at zero. `weight_decay` is
+    added to the gradient, or shrinks the weights if it is decoupled. `amsgrad` divides by the
+    largest mean of g² so far (Reddi, Kale and Kumar, 2018).
     """
 
-    settings = ("lr", "betas", "eps", "weight_decay")
-    state_names = ("mean", "square")
-    scratch_count = 2
+    state_names = ("mean", "square", "largest")
 
     def __init__(
         self,
-        params: Iterable[Parameter],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
     ) -> None:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise UsageError(f"betas lie from 0 up to, not including, 1; found {betas}")
-        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
-        super().__init__(params, lr)
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults)
 
-    def prepare(self) -> None:
-        """Compute this step's corrections."""
-        b1, b2 = self.betas
-        self._size = self.lr / (1 - b1**self.steps)
-        self._root = 1 / math.sqrt(1 - b2**self.steps)
+    def used_state(self, group: Group) -> tuple[str, ...]:
+        """Return the names of what these settings need."""
+        return self.state_names if group["amsgrad"] else self.state_names[:2]
 
-    def decay(self, w: Array, g: Array, scratch: Array) -> Array:
-        """Return the gradient to go by, after weight decay."""
-        if not self.weight_decay:
-            return g
-        np.multiply(w, self.weight_decay, out=scratch)
-        scratch += g
-        return scratch
-
-    def update(self, w: Array, g: Array, state: list[Array], scratch: list[Array]) -> None:
-        """Update one block."""
-        (b1, b2), (mean, square), (s, t) = self.betas, state, scratch
-        g = self.decay(w, g, t)
-        mean *= b1
-        np.multiply(g, 1 - b1, out=s)
-        mean += s
-        np.multiply(g, g, out=s)
-        s *= 1 - b2
-        square *= b2
-        square += s
-        np.sqrt(square, out=s)
-        s *= self._root
-        s += self.eps
-        np.divide(mean, s, out=s)
-        s *= self._size
-        w -= s
+    def update(self, stretch: slice, group: Group, numbers: Numbers) -> None:
+        """Update a stretch of the arena."""
+        scales = self.scales(group, numbers)
+        # The rate goes into the divisor, where a multiplication and an addition are made anyway.
+        rate = group["lr"] * scales.mean
+        moves = abs(rate) > NEGLIGIBLE
+        root, eps = (scales.root / rate, group["eps"] / rate) if moves else (0.0, 0.0)
+        if moves and not group["amsgrad"] and self.shares(group) == (1, 1):
+            loops = loops_for(self.arena.weights[stretch], self.arena.sums)
+            if loops is not None:
+                b1, b2, by, plus = map(np.float32, (*group["betas"], root, eps))
+                for w, g, (mean, square), _ in self.blocks(stretch, group):
+                    loops.adam(w, g, mean, square, b1, b2, by, plus)
+                return
+        accumulate = self.accumulation(group)
+        for w, g, (mean, square, *rest), s in self.blocks(stretch, group):
+            accumulate(g, mean, square, s)
+            if rest:
+                (largest,) = rest
+                square = np.maximum(largest, square, out=largest)
+            if moves:
+                np.sqrt(square, out=s)
+                s *= root
+                s += eps
+                w -= np.divide(mean, s, out=s)
 
 
 class AdamW(Adam):
@@ -72,16 +79,22 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: Iterable[Parameter],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay)
-
-    def decay(self, w: Array, g: Array, scratch: Array) -> Array:
-        """Shrink the weights; the gradient stays as it is."""
-        if self.weight_decay:
-            w *= 1 - self.lr * self.weight_decay
-        return g
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=True,
+        )

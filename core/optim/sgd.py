@@ -1,11 +1,10 @@
-"""Stochastic gradient descent, with momentum."""
+"""Gradient descent, with momentum where asked for."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
-from holdfast.core.backend import Array
-from holdfast.core.optim.optimizer import Optimizer
+from holdfast.core.optim.optimizer import Group, Numbers, Optimizer, at_least_zero
 from holdfast.core.parameter import Parameter
 from holdfast.errors import UsageError
 
@@ -13,55 +12,55 @@ from holdfast.errors import UsageError
 class SGD(Optimizer):
     """w -= lr * m, where m = momentum * m + (1 - dampening) * (g + weight_decay * w).
 
-    The first step's m is the gradient itself. With `nesterov`, w moves by g + momentum * m.
+    The first step's m is the gradient itself. With `nesterov`, w moves by g + momentum * m
+    (Sutskever et al., 2013). `maximize` goes up instead of down.
     """
 
-    settings = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
     state_names = ("momentum",)
 
     def __init__(
         self,
-        params: Iterable[Parameter],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
         weight_decay: float = 0,
         nesterov: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        if nesterov and (momentum <= 0 or dampening):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Group) -> None:
+        """Raise UsageError for settings that cannot be used."""
+        at_least_zero(group, "lr", "momentum", "weight_decay")
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"]):
             raise UsageError("nesterov needs a momentum above 0 and no dampening")
-        if momentum < 0 or weight_decay < 0:
-            raise UsageError(
-                f"momentum and weight_decay are numbers from 0 up; found {momentum} and "
-                f"{weight_decay}"
-            )
-        self.momentum, self.dampening = momentum, dampening
-        self.weight_decay, self.nesterov = weight_decay, nesterov
-        super().__init__(params, lr)
 
-    def used_state(self) -> tuple[str, ...]:
+    def used_state(self, group: Group) -> tuple[str, ...]:
         """Return the momentum's name if there is one."""
-        return self.state_names if self.momentum else ()
+        return self.state_names if group["momentum"] else ()
 
-    def update(self, w: Array, g: Array, state: list[Array], scratch: list[Array]) -> None:
-        """Update one block."""
-        (s,) = scratch
-        if self.weight_decay:
-            np.multiply(w, self.weight_decay, out=s)
-            s += g
-            g = s
-        if self.momentum:
-            (m,) = state
-            m *= self.momentum
-            if self.dampening and self.steps > 1:
-                m += g * (1 - self.dampening)
-            else:
-                m += g
-            if self.nesterov:
-                moved = m * self.momentum
-                moved += g
-                g = moved
-            else:
-                g = m
-        np.multiply(g, self.lr, out=s)
-        w -= s
+    def update(self, stretch: slice, group: Group, numbers: Numbers) -> None:
+        """Update a stretch of the arena."""
+        lr, momentum = group["lr"], group["momentum"]
+        share = 1 - group["dampening"] if numbers[0] > 1 else 1
+        for w, g, state, s in self.blocks(stretch, group):
+            moved = g
+            if momentum:
+                (m,) = state
+                m *= momentum
+                m += g if share == 1 else np.multiply(g, share, out=s)
+                moved = m
+                if group["nesterov"]:
+                    moved = np.multiply(m, momentum, out=s)
+                    moved += g
+            w -= np.multiply(moved, lr, out=s)

@@ -3,55 +3,79 @@
     import holdfast as hf
     from holdfast import nn, optim
 
-`init` joins a job (or makes one of one worker); `nn`, `optim` and `Tensor` are the autodiff
-engine, with PyTorch's names; `datasets` are the data that Holdfast can fetch. The rooms are
-`holdfast.core`, `collectives`, `fabric`, `runtime` and `launch`; `holdfast --help` is the command.
+`init` joins a job (or makes one of one worker); `nn`, `optim`, `Tensor` and the functions of
+tensors (`hf.zeros`, `hf.cat`, `hf.einsum` …) are the autodiff engine, with PyTorch's names;
+`datasets` are the data that Holdfast can fetch. The rooms are `holdfast.core`, `collectives`,
+`fabric`, `runtime` and `launch`; `holdfast --help` is the command.
 """
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
-    from holdfast import nn, optim
-    from holdfast.core import Tensor, manual_seed, no_grad
-    from holdfast.core.creation import tensor
+    from holdfast import amp, autograd, graph, nn, optim
+    from holdfast.core import *
+    from holdfast.core import dtypes
+    from holdfast.core.dtypes import bfloat16, float16, float32, float64, int32, int64, uint8
+    from holdfast.core.plan import Plan, trace
     from holdfast.runtime import datasets
     from holdfast.runtime.job import Job, init
+    from holdfast.runtime.plans import load_plan, save_plan
+    from holdfast.runtime.weights import load, save
     from holdfast.runtime.worker import WorkerSpec
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "HoldfastError",
-    "Job",
-    "Tensor",
-    "WorkerSpec",
-    "datasets",
-    "init",
-    "manual_seed",
-    "nn",
-    "no_grad",
-    "optim",
-    "tensor",
-]
-
 # Looked up when first asked for: `holdfast --help` need not load NumPy, nor a worker Ray.
 _HOMES = {
     "Job": "holdfast.runtime.job",
-    "Tensor": "holdfast.core",
+    "Plan": "holdfast.core.plan",
     "WorkerSpec": "holdfast.runtime.worker",
     "init": "holdfast.runtime.job",
-    "manual_seed": "holdfast.core",
-    "no_grad": "holdfast.core",
-    "tensor": "holdfast.core.creation",
+    "load": "holdfast.runtime.weights",
+    "load_plan": "holdfast.runtime.plans",
+    "save": "holdfast.runtime.weights",
+    "save_plan": "holdfast.runtime.plans",
+    "trace": "holdfast.core.plan",
 }
 _MODULES = {
+    "amp": "holdfast.amp",
+    "autograd": "holdfast.autograd",
     "datasets": "holdfast.runtime.datasets",
+    "graph": "holdfast.graph",
     "nn": "holdfast.nn",
     "optim": "holdfast.optim",
 }
+
+__all__ = [
+    "HoldfastError",
+    "Job",
+    "Plan",
+    "WorkerSpec",
+    "amp",
+    "autograd",
+    "bfloat16",
+    "datasets",
+    "dtypes",
+    "float16",
+    "float32",
+    "float64",
+    "graph",
+    "init",
+    "int32",
+    "int64",
+    "load",
+    "load_plan",
+    "nn",
+    "optim",
+    "save",
+    "save_plan",
+    "trace",
+    "uint8",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -59,8 +83,16 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_HOMES[name]), name)
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
+    # `from holdfast import exec` asks here before it looks for a module of that name.
+    if not name.startswith("_") and find_spec(f"holdfast.{name}") is None:
+        core = importlib.import_module("holdfast.core")
+        if name in core.__all__:
+            return getattr(core, name)
+        dtypes = importlib.import_module("holdfast.core.dtypes")
+        if name in dtypes.__all__:
+            return getattr(dtypes, name)
     raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *importlib.import_module("holdfast.core").__all__})

@@ -198,7 +198,7 @@ def test_a_rank_that_leaves_first_lets_the_other_have_what_it_sent_last(ranks, s
 
 
 def test_what_was_sent_last_arrives_though_the_path_is_down_for_a_while(ranks):
-    """One rank has all that it needs, leaves, and gets its last message through at the fifth try."""
+    """One rank has all that it needs and leaves; what it sent last arrives at the fifth try."""
     cuts = tuple(Cut(number, "up", SHAKE["up"] + 1, "stall") for number in range(4))
     with nothing_left(), contextlib.ExitStack() as stack:
         members, made = group(stack, 2, {(1, 0): cuts})

@@ -100,7 +100,7 @@ def test_bad_arenas_are_refused():
         arena.buckets(0)
     assert p.to(np.float32) is p
     with pytest.raises(UsageError, match="before the optimizer is made"):
-        p.to(np.float64)
+        p.adopt(p.array.astype(np.float64))
 
 
 def test_the_first_contribution_writes_and_later_ones_add():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from holdfast import core
-from holdfast.core.backward import Node, enable_grad, is_grad_enabled
+from holdfast.core.backward import Node
 from holdfast.core.errors import ShapeError
 from holdfast.core.graph import topological_order
+from holdfast.core.recording import enable_grad, is_grad_enabled
 from holdfast.errors import GradientError
 
 

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from holdfast import core
+from holdfast.core.backend import is_floating
 from holdfast.core.backward import Into, Node, fit
 from holdfast.core.errors import ShapeError
 from holdfast.core.gradcheck import check_gradients
-from holdfast.core.ops import elementwise
-from holdfast.core.primitive import _operation, primitive, promoted, registry
+from holdfast.core.ops import elementwise, transcendental
+from holdfast.core.primitive import Primitive, primitive, promoted, registry
 from holdfast.errors import GradientError, HoldfastError
 
 
@@ -34,8 +35,11 @@ def test_every_primitive_keeps_float32(name):
         for a in arguments
     ]
     out = entry.operation(*halved, **options)
-    assert out.dtype == (options["dtype"] if name == "cast" else np.float32)
-    out.backward(np.ones(out.shape))
+    outs = [o for o in (out if isinstance(out, tuple) else (out,)) if is_floating(o.dtype)]
+    assert all(o.dtype == (options["dtype"] if name == "cast" else np.float32) for o in outs)
+    if not outs:
+        return  # answers have no gradient
+    sum(o.sum() for o in outs).backward()
     for leaf in halved:
         if isinstance(leaf, core.Tensor):
             assert leaf.grad.dtype == np.float32
@@ -79,7 +83,7 @@ def test_a_taken_name_is_refused():
 
 def test_a_wrong_gradient_is_found_and_named():
     def crooked(x):
-        out = elementwise.exp(x)
+        out = transcendental.exp(x)
         if isinstance(out.node, Node):
             out.node.pullback = lambda g: (g * 2 * out.array,)
         return out
@@ -104,7 +108,8 @@ def test_cotangents_nobody_needs_are_not_computed():
         return x * y, lambda g: (lambda: called("x", g * y), lambda: called("y", g * x))
 
     x, y = core.tensor([2.0]), core.tensor([3.0], requires_grad=True)
-    _operation("lazy", lazy, promote=False)(x, y).backward()
+    entry = Primitive("lazy", lazy, lambda rng: (), promote=False, second=None)
+    entry.operation(x, y).backward()
     assert calls == ["y"]
     assert y.grad.tolist() == [2.0]
 

@@ -44,6 +44,7 @@ if __name__ == "__main__":
     parser.add_argument("--checkpoint-every", type=int, default=5)
     parser.add_argument("--bucket-bytes", type=int, default=4096)
     parser.add_argument("--compression")
+    parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--kill-at", type=int, default=-1, help="end by SIGKILL after this step")
     parser.add_argument("--raise-at", type=int, default=-1)
     parser.add_argument("--break-at", type=int, default=-1)
@@ -78,10 +79,12 @@ if __name__ == "__main__":
         bucket_bytes=args.bucket_bytes,
         compression=args.compression,
     )
-    for images, labels in job.batches(train, args.batch_size, args.epochs):
+    for images, labels in job.batches(
+        train, args.batch_size, args.epochs, accumulate=args.accumulate
+    ):
         job.backward(F.cross_entropy(model(as_asked(images, args.float64)), labels))
-        job.step()
-        schedule.step()
+        if job.step():
+            schedule.step()
         if args.on_rank in (-1, job.rank):
             if job.steps == args.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)

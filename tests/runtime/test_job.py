@@ -101,6 +101,19 @@ def test_the_number_of_workers_changes_only_rounding(train, tmp_path, precision,
 
 
 @pytest.mark.local
+def test_a_batch_taken_in_pieces_changes_only_rounding(train, tmp_path):
+    """48 samples of a rank in pieces of 16, at last 31 in pieces of 11, 10 and 10."""
+    whole = train(1, "whole", "--float64")
+    pieces = train(2, "pieces", "--float64", "--accumulate=3")
+    assert pieces["steps"] == whole["steps"]
+    assert pieces["samples"] == whole["samples"]
+    assert np.isclose(pieces["loss"], whole["loss"], rtol=1e-9)
+    other = final_weights(tmp_path / "pieces")
+    for name, expected in final_weights(tmp_path / "whole").items():
+        assert np.abs(other[name] - expected).max() <= 1e-12
+
+
+@pytest.mark.local
 @pytest.mark.parametrize(
     "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12))]
 )
@@ -294,6 +307,18 @@ def test_the_loop_s_mistakes_are_named(alone):
     with pytest.raises(UsageError, match="called twice"):
         alone.backward(F.cross_entropy(model(x), y))
     with pytest.raises(UsageError, match="for step 0 called job"):
+        next(batches)
+    with pytest.raises(UsageError, match="accumulate is"):
+        next(alone.batches(points(), 4, 1, accumulate=0))
+
+
+def test_a_piece_that_is_not_stepped_is_named(alone):
+    model, optimizer = small()
+    alone.prepare(model, optimizer)
+    batches = alone.batches(points(), 4, 1, accumulate=2)
+    x, y = next(batches)
+    alone.backward(F.cross_entropy(model(x), y))
+    with pytest.raises(UsageError, match="piece 0 of step 0"):
         next(batches)
 
 

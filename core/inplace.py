@@ -1,0 +1,203 @@
+"""What changes a tensor itself: PyTorch's methods whose names end in an underscore.
+
+The rule: without a graph the array is written to. Where a graph is recorded, the tensor becomes the
+output of the operation, and the value that it had before stays untouched for the pullbacks that
+need it; a leaf that requires a gradient and a view of another tensor are refused there, since the
+first would lose its history and the second would have to change the other.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from holdfast.core import random
+from holdfast.core.backend import array_module
+from holdfast.core.backward import Leaf, Node, next_sequence
+from holdfast.core.errors import shape_error
+from holdfast.core.ops import elementwise
+from holdfast.core.primitive import wrap
+from holdfast.core.recording import recording
+from holdfast.core.variable import Variable, raw
+from holdfast.errors import GradientError
+
+if TYPE_CHECKING:
+    from holdfast.core.tensor import Tensor
+
+VIEWS = {
+    "broadcast",
+    "diagonal",
+    "flip",
+    "index",
+    "pad",
+    "permute",
+    "reshape",
+    "split",
+    "unbind",
+    "unfold",
+}
+"""Primitives whose value may share memory with their argument."""
+
+
+class InPlaceMethods(Variable):
+    """The methods that change a tensor and return it."""
+
+    __slots__ = ()
+
+    def _become(self, operation: Callable[..., "Tensor"], *arguments: Any) -> "Tensor":
+        """Change this tensor into `operation(self, *arguments)`."""
+        mine = cast("Tensor", self)
+        linked = self.node is not None or any(
+            isinstance(a, Variable) and a.node is not None for a in arguments
+        )
+        if not (recording.enabled and linked):
+            bare = (raw(a) if isinstance(a, Variable) else a for a in arguments)
+            return self._store(operation(wrap(self.array), *bare).array)
+        self._refuse_leaf()
+        if isinstance(self.node, Node) and self.node.name in VIEWS:
+            raise GradientError(
+                f"this tensor is a view, made by {self.node.name!r}, and the other would have to "
+                "change with it: work on a clone()"
+            )
+        result = operation(mine, *arguments)
+        if result.shape != self.shape:
+            raise shape_error(
+                "in-place operation", "a result of x's shape", x=self.shape, result=result.shape
+            )
+        result = result.to(self.dtype)
+        self.array, self.node = result.array, result.node
+        return mine
+
+    def _refuse_leaf(self) -> None:
+        if recording.enabled and isinstance(self.node, Leaf):
+            raise GradientError(
+                "a leaf that requires a gradient cannot be changed in place: do it under no_grad()"
+            )
+
+    def _store(self, value: Any) -> "Tensor":
+        """Copy `value` into this tensor's memory."""
+        value = raw(value)
+        shape = getattr(value, "shape", ())
+        if shape != self.shape and not _fits(shape, self.shape):
+            raise shape_error(
+                "in-place operation", "a value that fits x", x=self.shape, value=shape
+            )
+        self.array[...] = value
+        if self.node is not None:
+            self.node.changed = next_sequence()
+        return cast("Tensor", self)
+
+    # -- new values ---------------------------------------------------------------------------
+
+    def copy_(self, source: Any) -> "Tensor":
+        """Copy `source` in, with broadcasting."""
+        if isinstance(source, Variable) and source.node is not None:
+            return self._become(lambda x, y: y.expand(x.shape).clone(), source)
+        return self._overwrite(source)
+
+    def _overwrite(self, value: Any) -> "Tensor":
+        """Store a value without a graph; the tensor forgets how it was made."""
+        self._refuse_leaf()
+        if recording.enabled and isinstance(self.node, Node):
+            fresh = self.array.copy()
+            fresh[...] = raw(value)
+            self.array, self.node = fresh, None
+            return cast("Tensor", self)
+        return self._store(value)
+
+    def fill_(self, value: float) -> "Tensor":
+        """Set every element to `value`."""
+        return self._overwrite(value)
+
+    def zero_(self) -> "Tensor":
+        """Set every element to 0."""
+        return self._overwrite(0)
+
+    def uniform_(self, a: float = 0.0, b: float = 1.0) -> "Tensor":
+        """Fill with numbers evenly spread from `a` to `b`."""
+        drawn = random.generator().uniform(a, b, self.shape)
+        return self._overwrite(array_module(self.array).asarray(drawn, dtype=self.dtype))
+
+    def normal_(self, mean: float = 0.0, std: float = 1.0) -> "Tensor":
+        """Fill with normal random numbers."""
+        drawn = random.generator().normal(mean, std, self.shape)
+        return self._overwrite(array_module(self.array).asarray(drawn, dtype=self.dtype))
+
+    # -- arithmetic ---------------------------------------------------------------------------
+
+    def add_(self, other: Any, *, alpha: float = 1) -> "Tensor":
+        """Add `alpha * other`."""
+        return self._become(lambda x, y: x + (y if alpha == 1 else y * alpha), other)
+
+    def sub_(self, other: Any, *, alpha: float = 1) -> "Tensor":
+        """Subtract `alpha * other`."""
+        return self._become(lambda x, y: x - (y if alpha == 1 else y * alpha), other)
+
+    def mul_(self, other: Any) -> "Tensor":
+        """Multiply."""
+        return self._become(lambda x, y: x * y, other)
+
+    def div_(self, other: Any) -> "Tensor":
+        """Divide."""
+        return self._become(lambda x, y: x / y, other)
+
+    def pow_(self, exponent: Any) -> "Tensor":
+        """Raise to a power."""
+        return self._become(lambda x, y: x**y, exponent)
+
+    def lerp_(self, end: Any, weight: float) -> "Tensor":
+        """Move towards `end` by the fraction `weight`."""
+        return self._become(lambda x, y: x + (y - x) * weight, end)
+
+    def addcmul_(self, tensor1: Any, tensor2: Any, *, value: float = 1) -> "Tensor":
+        """Add `value * tensor1 * tensor2`."""
+        return self._become(lambda x, a, b: x + a * b * value, tensor1, tensor2)
+
+    def addcdiv_(self, tensor1: Any, tensor2: Any, *, value: float = 1) -> "Tensor":
+        """Add `value * tensor1 / tensor2`."""
+        return self._become(lambda x, a, b: x + a / b * value, tensor1, tensor2)
+
+    def neg_(self) -> "Tensor":
+        """Change the sign."""
+        return self._become(lambda x: -x)
+
+    def abs_(self) -> "Tensor":
+        """Take the absolute value."""
+        return self._become(lambda x: x.abs())
+
+    def exp_(self) -> "Tensor":
+        """Take e to the power of each element."""
+        return self._become(lambda x: x.exp())
+
+    def log_(self) -> "Tensor":
+        """Take the natural logarithm."""
+        return self._become(lambda x: x.log())
+
+    def sqrt_(self) -> "Tensor":
+        """Take the square root."""
+        return self._become(lambda x: x.sqrt())
+
+    def clamp_(self, min: Any = None, max: Any = None) -> "Tensor":
+        """Limit to `min` and `max`."""
+        return self._become(lambda x: x.clamp(min, max))
+
+    def relu_(self) -> "Tensor":
+        """Take max(x, 0)."""
+        return self._become(lambda x: x.relu())
+
+    def sigmoid_(self) -> "Tensor":
+        """Take 1 / (1 + exp(-x))."""
+        return self._become(lambda x: x.sigmoid())
+
+    def tanh_(self) -> "Tensor":
+        """Take the hyperbolic tangent."""
+        return self._become(lambda x: x.tanh())
+
+    def masked_fill_(self, mask: Any, value: Any) -> "Tensor":
+        """Set the elements where `mask` holds to `value`."""
+        return self._become(lambda x: elementwise.where(raw(mask), value, x))
+
+
+def _fits(shape: tuple[int, ...], into: tuple[int, ...]) -> bool:
+    """Return whether `shape` broadcasts to `into`."""
+    return len(shape) <= len(into) and all(
+        n in (1, m) for n, m in zip(shape[::-1], into[::-1], strict=False)
+    )

@@ -1,0 +1,57 @@
+"""Mixed precision: products in 16 bits, sums in 32, weights in 32."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import holdfast.nn.functional as F
+from holdfast import core, nn, optim
+from holdfast.core.amp import HIGHER, LOWER, autocast
+from holdfast.core.primitive import registry
+from holdfast.errors import UsageError
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_who_computes_in_what(dtype):
+    layer = nn.Linear(8, 4)
+    x = core.randn(3, 8)
+    with autocast(dtype):
+        y = layer(x)
+        assert y.dtype == dtype
+        assert y.relu().dtype == dtype
+        assert y.softmax(dim=-1).dtype == np.float32
+        loss = F.cross_entropy(y, core.tensor([0, 1, 2]))
+        assert loss.dtype == np.float32
+        with autocast(dtype, enabled=False):
+            assert layer(x).dtype == np.float32
+    loss.backward()
+    assert layer.weight.grad.dtype == np.float32
+    assert layer(x).dtype == np.float32
+    plain = F.cross_entropy(layer(x), core.tensor([0, 1, 2]))
+    assert np.isclose(loss.item(), plain.item(), rtol=0.02)
+
+
+def test_a_network_learns_in_it():
+    core.manual_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 10)).astype(np.float32)
+    y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 2))
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(80):
+        with autocast():
+            loss = F.cross_entropy(model(core.tensor(x)), core.tensor(y))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.15
+
+
+def test_the_lists_name_primitives():
+    assert set(registry()) >= LOWER | HIGHER
+    assert not LOWER & HIGHER
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(UsageError, match="bfloat16 or float16"), autocast(np.float64):
+        pass
