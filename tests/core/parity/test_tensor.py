@@ -92,79 +92,6 @@ def test_promotion(left, right, shape):
     assert str(theirs.dtype) == f"torch.{mine.dtype}"
 
 
-CONVOLUTIONS = [
-    ((3, 2, 8, 7), (4, 2, 3, 3), {}),
-    ((3, 2, 8, 7), (4, 2, 3, 2), {"stride": 2}),
-    ((3, 2, 8, 7), (4, 2, 3, 3), {"padding": 1}),
-    ((3, 2, 8, 7), (4, 2, 3, 3), {"padding": (2, 1), "stride": (1, 3)}),
-    ((3, 2, 9, 9), (4, 2, 3, 3), {"dilation": 2, "padding": 3}),
-    ((16, 1, 28, 28), (6, 1, 5, 5), {"padding": 2}),
-    ((1, 3, 12, 12), (2, 3, 1, 1), {}),
-    ((9, 3, 11, 5), (2, 3, 4, 2), {"stride": 3, "dilation": (2, 1), "padding": (3, 0)}),
-]
-
-
-@pytest.mark.parametrize(("x", "weight", "options"), CONVOLUTIONS)
-@pytest.mark.parametrize("bias", [True, False])
-def test_convolution(x, weight, options, bias):
-    arrays = [normal(*x), normal(*weight, seed=1) / 3]
-    if bias:
-        arrays.append(normal(weight[0], seed=2))
-    reference = torch.nn.functional.conv2d
-    both(
-        lambda *a: F.conv2d(*a, **options), lambda *a: reference(*a, **options), *arrays,
-        tolerance=3e-4,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", ["max_pool2d", "avg_pool2d"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"kernel_size": 2},
-        {"kernel_size": 3, "stride": 2},
-        {"kernel_size": (3, 2), "stride": (2, 3), "padding": (1, 1)},
-        {"kernel_size": 2, "stride": 1},
-        {"kernel_size": 3, "padding": 1},
-    ],
-)
-def test_pooling(kind, options):
-    x = np.maximum(normal(3, 2, 9, 8), 0)  # with equal values, as after a ReLU
-    reference = getattr(torch.nn.functional, kind)
-    both(lambda t: getattr(F, kind)(t, **options), lambda t: reference(t, **options), x)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize(
-    ("name", "x", "target"),
-    [
-        ("cross_entropy", normal(6, 5), np.array([0, 4, 2, 2, 1, 3])),
-        ("cross_entropy", normal(2, 3, 4), np.array([[0, 1, 2, 0], [2, 2, 1, 0]])),
-        ("mse_loss", normal(4, 3), normal(4, 3, seed=1)),
-        ("binary_cross_entropy_with_logits", 3 * normal(4, 3), np.abs(normal(4, 3, seed=1)) % 1),
-        ("binary_cross_entropy", np.abs(normal(4, 3)) % 1, np.abs(normal(4, 3, seed=1)) % 1),
-    ],
-)
-def test_losses(name, x, target, reduction):
-    mine, reference = getattr(F, name), getattr(torch.nn.functional, name)
-
-    def with_fixed_target(t):
-        return mine(t, core.tensor(target), reduction=reduction)
-
-    both(
-        with_fixed_target,
-        lambda t: reference(t, torch.tensor(target), reduction=reduction),
-        x,
-    )
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (7,), (2, 3, 7)])
-def test_linear(shape):
-    reference = torch.nn.functional.linear
-    both(F.linear, reference, normal(*shape), normal(4, 7, seed=1), normal(4, seed=2))
-    both(F.linear, reference, normal(*shape), normal(4, 7, seed=1))
-
-
 def lenet(kind):
     return kind.Sequential(
         kind.Conv2d(1, 6, 5, padding=2), kind.ReLU(), kind.MaxPool2d(2),
@@ -174,62 +101,9 @@ def lenet(kind):
     )  # fmt: skip
 
 
-OPTIMIZERS = [
-    ("SGD", {"lr": 0.05}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.3}),
-    ("Adam", {"lr": 0.01}),
-    ("Adam", {"lr": 0.01, "weight_decay": 0.02, "betas": (0.8, 0.95)}),
-    ("AdamW", {"lr": 0.01}),
-]
-
-
-@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-def test_optimizer_trajectories(name, options):
-    starts, rng = [normal(5, 4).astype(np.float64), np.arange(3.0)], np.random.default_rng(0)
-    mine = [core.Parameter(start.copy()) for start in starts]
-    theirs = [torch.nn.Parameter(torch.tensor(start)) for start in starts]
-    one = getattr(optim, name)(mine, **options)
-    two = getattr(torch.optim, name)(theirs, **options)
-    for _ in range(100):
-        one.zero_grad()
-        two.zero_grad()
-        for p, q in zip(mine, theirs, strict=True):
-            g = rng.standard_normal(p.shape)
-            (p * core.tensor(g)).sum().backward()
-            (q * torch.tensor(g)).sum().backward()
-        one.step()
-        two.step()
-    for p, q in zip(mine, theirs, strict=True):
-        assert np.allclose(p.array, q.detach().numpy(), rtol=1e-9, atol=1e-12)
-
-
-SCHEDULES = [
-    ("StepLR", {"step_size": 3, "gamma": 0.5}),
-    ("CosineAnnealingLR", {"T_max": 10, "eta_min": 0.01}),
-    ("LinearLR", {"start_factor": 0.1, "total_iters": 4}),
-]
-
-
-@pytest.mark.parametrize(("name", "options"), SCHEDULES)
-def test_schedules(name, options):
-    one = optim.SGD([core.Parameter(np.ones(1))], lr=0.3)
-    two = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.3)
-    mine = getattr(optim.lr_scheduler, name)(one, **options)
-    theirs = getattr(torch.optim.lr_scheduler, name)(two, **options)
-    for _ in range(12):
-        assert np.allclose(mine.get_last_lr(), theirs.get_last_lr())
-        two.step()
-        mine.step()
-        theirs.step()
-
-
 def test_lenet_trains_alike():
     model, reference = lenet(nn), lenet(torch.nn)
-    assert repr(model) == repr(reference).replace(", ceil_mode=False", "").replace(
-        ", dilation=1", ""
-    )
+    assert repr(model) == repr(reference)
     model.load_state_dict({n: t.detach().numpy() for n, t in reference.state_dict().items()})
     one = optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     two = torch.optim.SGD(reference.parameters(), lr=0.02, momentum=0.9)
