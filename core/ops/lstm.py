@@ -1,11 +1,17 @@
-"""The long short-term memory over a whole sequence, as one primitive."""
+"""The long short-term memory over a whole sequence, as one primitive.
 
+Gates lie as in the weights, in PyTorch's order: input, forget, candidate, output.
+"""
+
+import importlib
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from holdfast.core.backend import array_module
+from holdfast.core.kernels import loops_for
 from holdfast.core.ops.recurrent import (
     Ruled,
     Sequences,
@@ -22,10 +28,59 @@ from holdfast.core.ops.recurrent import (
 )
 from holdfast.core.primitive import primitive
 
-ORDER = (2, 3, 0, 1)
-"""How the gates lie here: candidate, output, input, forget; the weights have them in PyTorch's
-order, input, forget, candidate, output. So the sigmoids are neighbours, and tanh(c), which comes
-before the candidate, output and input are as well: o * tanh(c) and i * n are alike."""
+
+def _four(gates: Any) -> tuple[Any, Any, Any, Any]:
+    width = gates.shape[1] // 4
+    return gates[:, :width], *(gates[:, k * width : (k + 1) * width] for k in (1, 2, 3))
+
+
+def lstm_cell(gates: Any, before: Any, cell: Any) -> None:
+    """Make values of the tanh of the sums in `gates` (B, 4 * hidden), and the new cell.
+
+    A sigmoid is (1 + tanh(a / 2)) / 2.
+    """
+    i, f, n, o = _four(gates)
+    for sigmoid in (i, f, o):
+        np.multiply(sigmoid, 0.5, out=sigmoid)
+        np.add(sigmoid, 0.5, out=sigmoid)
+    np.multiply(f, before, out=cell)
+    np.add(cell, i * n, out=cell)
+
+
+def lstm_hidden(gates: Any, bent: Any, hidden: Any, out: Any) -> None:
+    """Make the hidden state of the cell's tangent, in two places."""
+    np.multiply(_four(gates)[3], bent, out=hidden)
+    out[...] = hidden
+
+
+def lstm_cell_back(
+    gates: Any, before: Any, bent: Any, g: Any, by_hidden: Any, by_cell: Any, by_gates: Any
+) -> None:
+    """Make the cotangents of the sums of those of output, hidden state and cell.
+
+    `by_cell` becomes that of the cell before; `by_hidden` is spoiled.
+    """
+    i, f, n, o = _four(gates)
+    by_i, by_f, by_n, by_o = _four(by_gates)
+    np.subtract(1, gates, out=by_gates)  # of a sigmoid's slope s * (1 - s), of a tanh's 1 - n * n
+    by_hidden += g
+    by_hidden *= o
+    by_o *= by_hidden * bent
+    by_cell += by_hidden * (1 - bent * bent)
+    by_i *= i * n
+    by_i *= by_cell
+    by_f *= f * before
+    by_f *= by_cell
+    by_n *= 1 + n
+    by_n *= i
+    by_n *= by_cell
+    by_cell *= f
+
+
+def _steps_for(gates: Any) -> ModuleType:
+    """Return the module whose steps serve `gates`: compiled ones where there are, else this."""
+    compiled = loops_for(gates) is not None
+    return importlib.import_module("holdfast.core.kernels.cells" if compiled else __name__)
 
 
 @primitive(sample=sampled(4, 2))
@@ -51,96 +106,63 @@ def lstm(
     hidden = check_weights("lstm", 4, x, w_ih, w_hh)
     sequences = Sequences("lstm", x, sizes, reverse)
     like, dtype, width, module = working(x), x.dtype, x.shape[-1], array_module(x)
-    batch = sequences.batch
     # Input, bias and hidden state side by side: a step is a single product.
-    joint = stacked(ORDER, [w_ih, [b for b in (b_ih, b_hh) if b is not None], w_hh], like)
-    joint[1:] *= 0.5  # sigmoid(a) = (1 + tanh(a / 2)) / 2: one pass of tanh serves all gates
+    (joint,) = stacked([0], [w_ih, [b for b in (b_ih, b_hh) if b is not None], w_hh], like)
+    joint[:, : 2 * hidden] *= 0.5
+    joint[:, 3 * hidden :] *= 0.5
     rows = beside_ones(x, hidden, like)
     out = beside(x, hidden, like)
-    # What the pullback needs of a step: how the gates' arguments move output and cell, how the cell
-    # moves the output, and how much of the cell is kept. Each is a product with what is at hand.
-    slopes = module.empty((6 * sequences.count, hidden), dtype=like.dtype)
-    gates = module.empty((5, batch, hidden), dtype=like.dtype)  # tanh(c), n, o, i, f
-    products = module.empty((3, batch, hidden), dtype=like.dtype)  # o * tanh(c), i * n, f * c
-    space = module.empty((3, batch, hidden), dtype=like.dtype)
-    last_h = products[0]
-    last_h[...] = sequences.start("lstm", h0, hidden, like)
+    gates = module.empty((sequences.count, 4 * hidden), dtype=like.dtype)
+    cells = module.empty((sequences.count, hidden), dtype=like.dtype)  # before each step
+    bents = module.empty((sequences.count, hidden), dtype=like.dtype)
+    last_h = sequences.start("lstm", h0, hidden, like)
     last_c = sequences.start("lstm", c0, hidden, like)
+    steps = _steps_for(gates)
     for run in sequences.runs:
-        tanhs, gate, sigmoids = (gates[k:m, : run.size] for k, m in ((0, 2), (1, 5), (2, 5)))
-        t, n, o, i, f = gates[:, : run.size]
-        made, c, rest = products[:, : run.size], last_c[: run.size], space[:, : run.size]
-        h, fresh, kept = made
-        of_tanhs, factors, part = made[:2], sigmoids[:2], rest[:2]
-        slope = run.walk_blocks(slopes, 6)
-        for inputs, before, y, by_sigmoids, by_tanhs, keep in pairs(
-            run.walk(rows),
-            run.walk(rows[:, -hidden:]),
+        # Each step writes its states where the next one reads them.
+        states = [*run.walk(rows[:, -hidden:]), last_h[: run.size]]
+        olds = [*run.walk(cells), last_c[: run.size]]
+        states[0][...], olds[0][...] = states[-1], olds[-1]
+        cut = pieces(run.size, joint)
+        for inputs, sums, gate, old, new, bent, hidden_state, y in pairs(
+            run.cut(rows, cut),
+            run.cut(gates, cut),
+            run.walk(gates),
+            olds[:-1],
+            olds[1:],
+            run.walk(bents),
+            states[1:],
             run.walk(out),
-            slope[:, :3],
-            slope[:, 4:2:-1],
-            slope[:, 5],
         ):
-            before[...] = h
-            np.matmul(inputs, joint, out=gate)
+            np.matmul(inputs, joint, out=sums)
             np.tanh(gate, out=gate)
-            np.multiply(sigmoids, 0.5, out=sigmoids)
-            np.add(sigmoids, 0.5, out=sigmoids)
-            np.multiply(i, n, out=fresh)
-            np.multiply(f, c, out=kept)
-            np.add(fresh, kept, out=c)
-            np.tanh(c, out=t)
-            np.multiply(o, t, out=h)
-            y[...] = h
-            # The slope of s * r by the argument of a sigmoid s is s * r * (1 - s).
-            np.subtract(1, sigmoids, out=rest)
-            np.multiply(made, rest, out=by_sigmoids)
-            # That of s * t by the argument of a tanh t is s * (1 - t * t).
-            np.multiply(of_tanhs, tanhs, out=part)
-            np.subtract(factors, part, out=by_tanhs)
-            keep[...] = f
-    value = (
-        out.astype(dtype, copy=False),
-        last_h.astype(dtype),
-        last_c.astype(dtype, copy=False),
-    )
+            steps.lstm_cell(gate, old, new)
+            np.tanh(new, out=bent)
+            steps.lstm_hidden(gate, bent, hidden_state, y)
+    value = tuple(part.astype(dtype, copy=False) for part in (out, last_h, last_c))
 
     def pullback(cotangents: Any) -> tuple[Any, ...]:
         g_out, g_h, g_c = cotangents
         carried_h, carried_c = g_h.astype(like.dtype), g_c.astype(like.dtype)
         recurrent = w_hh.astype(like.dtype, copy=False)
-        # The cotangents of the gates' arguments, in the order of the weights.
-        before = module.empty((sequences.count, 4 * hidden), dtype=like.dtype)
-        space = module.empty((4, batch, hidden), dtype=like.dtype)
+        by_gates = module.empty((sequences.count, 4 * hidden), dtype=like.dtype)
         for run in reversed(sequences.runs):
-            dh, dc, d = carried_h[: run.size], carried_c[: run.size], space[:, : run.size]
-            d_cell, do = d[:3], d[3]
+            dh, dc = carried_h[: run.size], carried_c[: run.size]
             cut = pieces(run.size, recurrent)
-            dh_pieces = dh.reshape(cut, -1, hidden)
-            slope, rows_of_gates = (
-                run.walk_blocks(slopes, 6, back=True),
-                run.walk(before, back=True),
-            )
-            for g, by_o, by_cell, by_c, keep, row, row_pieces in pairs(
+            sums = dh.reshape(cut, -1, hidden)
+            for g, gate, old, bent, by_gate, parts in pairs(
                 run.walk(g_out, back=True),
-                slope[:, 0],
-                slope[:, 1:4],
-                slope[:, 4],
-                slope[:, 5],
-                rows_of_gates.reshape(run.steps, run.size, 4, hidden).swapaxes(1, 2),
-                rows_of_gates.reshape(run.steps, cut, -1, 4 * hidden),
+                run.walk(gates, back=True),
+                run.walk(cells, back=True),
+                run.walk(bents, back=True),
+                run.walk(by_gates, back=True),
+                run.cut(by_gates, cut, back=True),
             ):
-                np.add(dh, g, out=dh)
-                np.multiply(dh, by_o, out=do)
-                np.multiply(dh, by_c, out=dh)
-                np.add(dc, dh, out=dc)
-                np.multiply(by_cell, dc, out=d_cell)
-                np.multiply(dc, keep, out=dc)
-                row[...] = d
-                np.matmul(row_pieces, recurrent, out=dh_pieces)
-        whole = cache(lambda: np.matmul(before.T, rows))
+                steps.lstm_cell_back(gate, old, bent, g, dh, dc, by_gate)
+                np.matmul(parts, recurrent, out=sums)
+        whole = cache(lambda: np.matmul(by_gates.T, rows))
         return (
-            lambda: product(before, w_ih.astype(like.dtype, copy=False)).reshape(x.shape),
+            lambda: product(by_gates, w_ih.astype(like.dtype, copy=False)).reshape(x.shape),
             carried_h,
             carried_c,
             lambda: whole()[:, :width],

@@ -46,6 +46,10 @@ class Run:
             views = array[self.rows].reshape(self.steps, self.size, array.shape[1])
         return views[::-1] if self.reverse != back else views
 
+    def cut(self, array: Any, pieces: int, *, back: bool = False) -> Any:
+        """Return views (steps, pieces, size / pieces, k) of `array` (rows, k), likewise."""
+        return self.walk(array, back=back).reshape(self.steps, pieces, -1, array.shape[1])
+
     def walk_gates(self, array: Any, gates: int, *, back: bool = False) -> Any:
         """Return views (steps, gates, size, k) of `array` (rows, gates * k), in the same order."""
         views = self.walk(array, back=back)

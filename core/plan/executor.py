@@ -4,21 +4,22 @@ The rule: a value is forgotten when its last reader is done, and memory that nob
 more is taken for the next value of the same size.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from holdfast.core.backend import Array, array_module
+from holdfast.core.plan.chains import WRITERS, run_chain
+from holdfast.core.plan.memory import Memory
 from holdfast.core.plan.passes import run_rule
-from holdfast.core.plan.program import Program, Ref, Step
+from holdfast.core.plan.program import Kind, Program, Ref, Step
 from holdfast.core.primitive import wrap
 from holdfast.core.variable import raw
 from holdfast.errors import UsageError
 
-BLOCK_BYTES = 256 * 1024
-"""Of each array of a chain: a few of them fit a second-level cache."""
+Operation = Callable[[list[Any]], None]
+"""Computes what a step makes, in a list that holds every value at its place."""
 
 
 class Plan:
@@ -31,48 +32,119 @@ class Plan:
     def __init__(self, program: Program, single: bool = True) -> None:
         self.program = program
         self.single = single
-        self._forgotten = _after_each_step(program)
-        self._memory = _Memory()
+        self._memory = Memory()
+        places = _Places(program)
+        forgotten = _after_each_step(program)
+        self._operations = [
+            self._operation(step, places, [places[number] for number in dead])
+            for step, dead in zip(program.steps, forgotten, strict=True)
+        ]
+        self._inputs = [(places[number], program.kinds[number]) for number in program.inputs]
+        self._outputs = [places[number] for number in program.outputs]
+        self._known = places.known
 
     def __call__(self, *inputs: Any) -> Any:
         """Return the outputs: a tensor, or a tuple of them if the model returned one."""
-        values = self._given(inputs)
-        kinds = self.program.kinds
-        for step, forgotten in zip(self.program.steps, self._forgotten, strict=True):
-            out = kinds[step.outputs[0]]
-            if step.chain:
-                values[step.outputs[0]] = _run_chain(step, values, out, self._memory)
-            else:
-                arguments = [values[a.number] if isinstance(a, Ref) else a for a in step.arguments]
-                quick = INTO.get(step.primitive)
-                made = None if quick is None else quick(arguments, out, self._memory)
-                parts = run_rule(step, arguments) if made is None else (made,)
-                values.update(zip(step.outputs, parts, strict=True))
-                del arguments, made, parts
-            for number in forgotten:
-                del values[number]
-        outs = tuple(wrap(values[number]) for number in self.program.outputs)
+        values = self._known.copy()
+        self._take_in(inputs, values)
+        with np.errstate(all="ignore"):  # as the primitives themselves
+            for operation in self._operations:
+                operation(values)
+        outs = tuple(wrap(values[place]) for place in self._outputs)
         return outs[0] if self.single else outs
 
-    def _given(self, inputs: tuple[Any, ...]) -> dict[int, Any]:
-        program = self.program
-        if len(inputs) != len(program.inputs):
+    def _take_in(self, inputs: tuple[Any, ...], values: list[Any]) -> None:
+        if len(inputs) != len(self._inputs):
             raise UsageError(
-                f"the plan takes {len(program.inputs)} inputs, as traced; found {len(inputs)}"
+                f"the plan takes {len(self._inputs)} inputs, as traced; found {len(inputs)}"
             )
-        values: dict[int, Any] = dict(program.constants)
-        for i, (number, given) in enumerate(zip(program.inputs, inputs, strict=True)):
-            array, kind = raw(given), program.kinds[number]
+        for i, ((place, kind), given) in enumerate(zip(self._inputs, inputs, strict=True)):
+            array = raw(given)
             if array.shape != kind.shape or array.dtype != kind.dtype:
                 raise UsageError(
                     f"input {i}: the plan was traced for {kind.dtype} of shape {kind.shape}; found "
                     f"{array.dtype} of shape {array.shape}: trace the model for that"
                 )
-            values[number] = array
-        return values
+            values[place] = array
+
+    def _operation(self, step: Step, places: "_Places", dead: list[int]) -> Operation:
+        """Return what runs a step and forgets the values that nobody reads after it."""
+        reads = [places.of(argument) for argument in step.arguments]
+        kind = self.program.kinds[step.outputs[0]]
+        memory, first = self._memory, places[step.outputs[0]]
+        if step.chain:
+            numbers = [a.number for a in step.arguments]
+            spent = self._spent(step, kind)
+            writer = WRITERS.get(step.chain[0].primitive)
+            if len(reads) == len(step.chain) == 1 and writer is not None and spent is not None:
+                return _in_place(writer, reads[0], first)
+
+            def chain(values: list[Any]) -> None:
+                given = dict(zip(numbers, [values[place] for place in reads], strict=True))
+                values[first] = run_chain(step, given, kind, spent, memory)
+                for place in dead:
+                    values[place] = None
+
+            return chain
+        quick = INTO.get(step.primitive)
+        several = [places[number] for number in step.outputs]
+
+        def single(values: list[Any]) -> None:
+            arguments = [values[place] for place in reads]
+            made = None if quick is None else quick(arguments, kind, memory)
+            parts = run_rule(step, arguments) if made is None else (made,)
+            for place, part in zip(several, parts, strict=True):
+                values[place] = part
+            for place in dead:
+                values[place] = None
+
+        return single
+
+    def _spent(self, step: Step, kind: Kind) -> int | None:
+        """Return a value that `step` may overwrite with its own, of this kind, if there is one.
+
+        It was made in memory of its own, and nobody else reads it or has a view of it.
+        """
+        users, program = self.program.users(), self.program
+        fresh = {s.outputs[0] for s in program.steps if s.chain or s.primitive in FRESH}
+        for number in dict.fromkeys(step.reads()):
+            if number in fresh and users[number] == 1 and program.kinds[number] == kind:
+                return number
+        return None
 
     def __str__(self) -> str:
         return str(self.program)
+
+
+class _Places:
+    """Where each value of a program is held: constants, and numbers among arguments, beforehand."""
+
+    def __init__(self, program: Program) -> None:
+        self.known: list[Any] = [None] * len(program.kinds)
+        self._at = {number: place for place, number in enumerate(program.kinds)}
+        for number, array in program.constants.items():
+            self.known[self._at[number]] = array
+
+    def __getitem__(self, number: int) -> int:
+        return self._at[number]
+
+    def of(self, argument: Any) -> int:
+        """Return the place of an argument; a number or None gets one of its own."""
+        if isinstance(argument, Ref):
+            return self._at[argument.number]
+        self.known.append(argument)
+        return len(self.known) - 1
+
+
+def _in_place(writer: Callable[..., Any], read: int, first: int) -> Operation:
+    """Return what changes a value that nobody else has into another."""
+
+    def write(values: list[Any]) -> None:
+        x, values[read] = values[read], None
+        writer(x, x)
+        values[first] = x
+
+    return write
 
 
 def _after_each_step(program: Program) -> list[list[int]]:
@@ -88,113 +160,50 @@ def _after_each_step(program: Program) -> list[list[int]]:
     return forgotten
 
 
-class _Memory:
-    """Flat arrays that values are made in; one is free while nothing refers to it, or views it."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[int, Any, Any], list[Array]] = {}
-
-    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any], module: Any = np) -> Array:
-        """Return an array whose contents are undefined."""
-        size = int(np.prod(shape, dtype=np.int64))
-        held = self._held.setdefault((size, dtype, module), [])
-        for flat in held:
-            if sys.getrefcount(flat) == _FREE:
-                return flat.reshape(shape)
-        flat = module.empty(size, dtype=dtype)
-        held.append(flat)
-        made: Array = flat.reshape(shape)
-        return made
-
-
-def _references_of_a_free_one() -> int:
-    held = [np.empty(1)]
-    for flat in held:
-        return sys.getrefcount(flat)
-    raise AssertionError
-
-
-_FREE = _references_of_a_free_one()
-
-
-def _linear(arguments: list[Any], out: Any, memory: _Memory) -> Array | None:
+def _linear(arguments: list[Any], out: Any, memory: Memory) -> Array | None:
     x, weight, *rest = arguments
-    if x.ndim < 2 or x.dtype.kind != "f" or x.dtype != weight.dtype or x.dtype.itemsize < 4:
+    if x.ndim < 2 or x.dtype is not weight.dtype or x.dtype.char not in "fd":
         return None
     made = memory.take(out.shape, out.dtype, array_module(x))
-    flat = made.reshape(-1, weight.shape[0])
-    np.matmul(x.reshape(-1, weight.shape[1]), weight.T, out=flat)
+    rows, flat = x, made
+    if x.ndim > 2:
+        rows, flat = x.reshape(-1, weight.shape[1]), made.reshape(-1, weight.shape[0])
+    np.matmul(rows, weight.T, out=flat)
     if rest and rest[0] is not None:
-        np.add(flat, rest[0], out=flat)
+        flat += rest[0]
     return made
 
 
-def _matmul(arguments: list[Any], out: Any, memory: _Memory) -> Array | None:
+def _matmul(arguments: list[Any], out: Any, memory: Memory) -> Array | None:
     x, y = arguments
-    if x.ndim < 2 or y.ndim < 2 or x.dtype.kind != "f" or x.dtype != y.dtype:
-        return None
-    if x.dtype.itemsize < 4:
+    if x.ndim < 2 or y.ndim < 2 or x.dtype is not y.dtype or x.dtype.char not in "fd":
         return None
     made = memory.take(out.shape, out.dtype, array_module(x))
     return np.matmul(x, y, out=made)
 
 
-INTO: Mapping[str, Callable[[list[Any], Any, _Memory], Array | None]] = {
+FRESH = frozenset(
+    {
+        "attention",
+        "batch_norm",
+        "contract",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "group_norm",
+        "layer_norm",
+        "linear",
+        "matmul",
+        "rms_norm",
+    }
+)
+"""Primitives whose value is never in memory that anybody else has."""
+
+INTO: Mapping[str, Callable[[list[Any], Any, Memory], Array | None]] = {
     "linear": _linear,
     "matmul": _matmul,
 }
 """Primitives that can be computed straight into memory; None says that the rule has to do it."""
-
-
-def _run_chain(step: Step, values: Mapping[int, Any], out: Any, memory: _Memory) -> Array:
-    """Compute all steps of a chain block by block; return the last value.
-
-    Blocks are of the first axis in the order in which the arguments lie in memory.
-    """
-    arguments = {a.number: values[a.number] for a in step.arguments if isinstance(a, Ref)}
-    like = next((x for x in arguments.values() if x.shape == out.shape), None)
-    ndim = len(out.shape)
-    order = list(range(ndim))
-    if like is not None and ndim > 1:
-        order.sort(key=lambda axis: -like.strides[axis])  # stable: equal ones stay as they are
-    shape = tuple(out.shape[axis] for axis in order)
-    laid = {
-        number: x if not x.ndim else _in_order(x, ndim, order) for number, x in arguments.items()
-    }
-    made = memory.take(shape, out.dtype, array_module(*arguments.values()))
-    if ndim and all(x.shape in (shape, ()) and x.flags.c_contiguous for x in laid.values()):
-        laid = {number: x.reshape(-1) if x.ndim else x for number, x in laid.items()}
-        _run_blocks(step, laid, made.reshape(-1))
-    elif ndim:
-        _run_blocks(step, laid, made)
-    else:
-        made[...] = _run_block(step, laid)
-    back = np.argsort(order) if ndim else order
-    return made.transpose(back)
-
-
-def _in_order(x: Any, ndim: int, order: list[int]) -> Any:
-    """Return `x` with as many axes as the chain's values have, in their order of memory."""
-    return x.reshape((1,) * (ndim - x.ndim) + x.shape).transpose(order)
-
-
-def _run_blocks(step: Step, laid: Mapping[int, Any], made: Array) -> None:
-    rows = made.shape[0]
-    row_bytes = max(1, made.nbytes // max(1, rows))
-    tall = max(1, BLOCK_BYTES // row_bytes)
-    for start in range(0, rows, tall):
-        block = slice(start, start + tall)
-        part = {
-            number: x[block] if x.ndim and x.shape[0] == rows else x for number, x in laid.items()
-        }
-        made[block] = _run_block(step, part)
-
-
-def _run_block(step: Step, part: Mapping[int, Any]) -> Any:
-    known = dict(part)
-    value: Any = None
-    for inner in step.chain:
-        arguments = [known[a.number] if isinstance(a, Ref) else a for a in inner.arguments]
-        (value,) = run_rule(inner, arguments)
-        known[inner.outputs[0]] = value
-    return value

@@ -162,6 +162,8 @@ def _all_constant(arguments: Iterable[Any], constants: dict[int, Array]) -> bool
 def fused(program: Program) -> Program:
     """Join chains of elementwise steps, of which only the last value is read by others.
 
+    One step alone is a chain too.
+
     Each is then one pass over the memory: block by block, all steps while the block is in cache.
     """
     users = program.users()
@@ -190,7 +192,7 @@ def fused(program: Program) -> Program:
 
 
 def _joined(chain: list[Step]) -> Step:
-    if len(chain) == 1:
+    if chain[0].primitive not in ELEMENTWISE:
         return chain[0]
     inner = {step.outputs[0] for step in chain}
     reads = dict.fromkeys(n for step in chain for n in step.reads() if n not in inner)
