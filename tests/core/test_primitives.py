@@ -7,21 +7,66 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from holdfast import core
-from holdfast.core.backend import is_floating
+from holdfast.core.backend import BFLOAT16, is_floating
 from holdfast.core.backward import Into, Node, fit
 from holdfast.core.errors import ShapeError
-from holdfast.core.gradcheck import check_gradients
+from holdfast.core.gradcheck import check_gradients, check_second_gradients
 from holdfast.core.ops import elementwise, transcendental
 from holdfast.core.primitive import Primitive, primitive, promoted, registry
 from holdfast.errors import GradientError, HoldfastError
 
 
+JUMPS = {"ask", "floor_divide", "fmod", "remainder", "trunc_divide"}
+"""Primitives whose value another rounding of the arguments moves by a whole."""
+
+
 @pytest.mark.parametrize("name", sorted(registry()))
-@pytest.mark.parametrize("seed", range(3))
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
 def test_gradient_of_every_primitive(name, seed):
+    """Each draws shapes, axes, options and numbers for itself."""
     entry = registry()[name]
     arguments, options = entry.example(seed)
     check_gradients(entry.operation, arguments, options, seed=seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", sorted(registry()))
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_gradient_of_every_primitive_many_times(name, seed):
+    entry = registry()[name]
+    arguments, options = entry.example(seed)
+    check_gradients(entry.operation, arguments, options, seed=seed)
+    if entry.second is not None:
+        check_second_gradients(entry.operation, arguments, options, seed=seed)
+
+
+@pytest.mark.parametrize("name", sorted(registry()))
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16])
+def test_16_bits_give_nearly_what_32_give(name, dtype):
+    entry = registry()[name]
+    arguments, options = entry.example(1)
+    if name == "cast" or name in JUMPS:
+        return
+    narrow, wide = (
+        [
+            core.tensor(np.asarray(a, dtype).astype(kind), requires_grad=True)
+            if is_floating(getattr(a, "dtype", np.dtype(int)))
+            else a
+            for a in arguments
+        ]
+        for kind in (dtype, np.float32)
+    )
+    found, expected = entry.operation(*narrow, **options), entry.operation(*wide, **options)
+    several = isinstance(found, tuple)
+    for a, b in zip(found, expected, strict=True) if several else [(found, expected)]:
+        if not is_floating(b.dtype):
+            continue
+        assert a.dtype == dtype
+        largest = max(1.0, float(np.abs(b.array).max(initial=0)))
+        apart = np.abs(a.array.astype(np.float32) - b.array).max(initial=0)
+        assert apart <= 0.05 * largest, (a, b)
 
 
 @pytest.mark.parametrize("name", sorted(registry()))
