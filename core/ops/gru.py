@@ -105,7 +105,7 @@ def gru(
         for run in reversed(sequences.runs):
             dh = carried[: run.size]
             parts, part = spaces[:3, : run.size], spaces[3, : run.size]
-            front, last = parts[:2], parts[2]
+            front, rear = parts[:2], parts[2]
             slopes = spaces[4:, : run.size]
             gate = run.walk_blocks(gates, 3, back=True)
             for g, state, term, sigmoids, n, r, z, d_sigmoids, (dr, dz, dn, dt) in pairs(
@@ -134,8 +134,8 @@ def gru(
                 np.multiply(slopes, sigmoids, out=slopes)
                 np.multiply(d_sigmoids, slopes, out=d_sigmoids)
                 np.matmul(d_sigmoids, recurrent[:2], out=front)
-                np.matmul(dt, recurrent[2], out=last)
-                np.add(part, last, out=dh)
+                np.matmul(dt, recurrent[2], out=rear)
+                np.add(part, rear, out=dh)
                 np.add(dh, front[0], out=dh)
                 np.add(dh, front[1], out=dh)
         of_input = cache(lambda: np.matmul(before[:, : 3 * hidden].T, inputs))

@@ -54,27 +54,24 @@ def lstm_hidden(gates: Any, bent: Any, hidden: Any, out: Any) -> None:
 
 
 def lstm_cell_back(
-    gates: Any, before: Any, bent: Any, g: Any, by_hidden: Any, by_cell: Any, by_gates: Any
+    gates: Any, before: Any, bent: Any, g: Any, by_hidden: Any, by_cell: Any
 ) -> None:
-    """Make the cotangents of the sums of those of output, hidden state and cell.
+    """Make the cotangents of the sums, in `gates`, of those of output, hidden state and cell.
 
     `by_cell` becomes that of the cell before; `by_hidden` is spoiled.
     """
     i, f, n, o = _four(gates)
-    by_i, by_f, by_n, by_o = _four(by_gates)
-    np.subtract(1, gates, out=by_gates)  # of a sigmoid's slope s * (1 - s), of a tanh's 1 - n * n
     by_hidden += g
     by_hidden *= o
-    by_o *= by_hidden * bent
     by_cell += by_hidden * (1 - bent * bent)
-    by_i *= i * n
-    by_i *= by_cell
-    by_f *= f * before
-    by_f *= by_cell
-    by_n *= 1 + n
-    by_n *= i
-    by_n *= by_cell
+    # The slope of a sigmoid s is s * (1 - s), that of a tanh n is 1 - n * n.
+    o[...] = by_hidden * bent * (1 - o)
+    by_n = by_cell * i * (1 - n * n)
+    i *= by_cell * n * (1 - i)
+    n[...] = by_n
+    by_f = by_cell * before * f * (1 - f)
     by_cell *= f
+    f[...] = by_f
 
 
 def _steps_for(gates: Any) -> ModuleType:
@@ -141,28 +138,36 @@ def lstm(
             steps.lstm_hidden(gate, bent, hidden_state, y)
     value = tuple(part.astype(dtype, copy=False) for part in (out, last_h, last_c))
 
+    spent = False
+
     def pullback(cotangents: Any) -> tuple[Any, ...]:
+        # The cotangents of the sums take the place of the gates: what is read already is in the
+        # cache. Only a second backward pays for it, and makes the gates again.
+        nonlocal spent
+        if spent:
+            np.matmul(rows, joint, out=gates)
+            np.tanh(gates, out=gates)
+            steps.lstm_cell(gates, cells, np.empty_like(cells))
+        spent = True
         g_out, g_h, g_c = cotangents
         carried_h, carried_c = g_h.astype(like.dtype), g_c.astype(like.dtype)
         recurrent = w_hh.astype(like.dtype, copy=False)
-        by_gates = module.empty((sequences.count, 4 * hidden), dtype=like.dtype)
         for run in reversed(sequences.runs):
             dh, dc = carried_h[: run.size], carried_c[: run.size]
             cut = pieces(run.size, recurrent)
             sums = dh.reshape(cut, -1, hidden)
-            for g, gate, old, bent, by_gate, parts in pairs(
+            for g, gate, old, bent, parts in pairs(
                 run.walk(g_out, back=True),
                 run.walk(gates, back=True),
                 run.walk(cells, back=True),
                 run.walk(bents, back=True),
-                run.walk(by_gates, back=True),
-                run.cut(by_gates, cut, back=True),
+                run.cut(gates, cut, back=True),
             ):
-                steps.lstm_cell_back(gate, old, bent, g, dh, dc, by_gate)
+                steps.lstm_cell_back(gate, old, bent, g, dh, dc)
                 np.matmul(parts, recurrent, out=sums)
-        whole = cache(lambda: np.matmul(by_gates.T, rows))
+        whole = cache(lambda: np.matmul(gates.T, rows))
         return (
-            lambda: product(by_gates, w_ih.astype(like.dtype, copy=False)).reshape(x.shape),
+            lambda: product(gates, w_ih.astype(like.dtype, copy=False)).reshape(x.shape),
             carried_h,
             carried_c,
             lambda: whole()[:, :width],

@@ -115,8 +115,7 @@ def pieces(rows: int, weight: Any) -> int:
     They take a fifth less time than the whole, where they are not too small; else 1.
     """
     most = min(SMALL // max(weight.size, 1), rows)
-    size = next((m for m in range(most, 3, -1) if rows % m == 0), rows)
-    return rows // max(size, 1)
+    return next((rows // size for size in range(most, 3, -1) if rows % size == 0), 1)
 
 
 def product(rows: Any, weight: Any) -> Any:
@@ -132,11 +131,16 @@ def working(x: Any) -> Any:
 
 
 def beside(x: Any, width: int, like: Any) -> Any:
-    """Return an empty array of the axes of `x`, in memory in the same order, with `width` last.
+    """Return an empty array of the axes of `x`, but the last of `width`.
 
-    So a batch that came first in memory comes out first.
+    Where the batch comes first in the memory of `x`, it does here: so a layer with `batch_first`
+    hands on what need not be copied.
     """
-    return np.empty_like(x, dtype=like.dtype, shape=(*x.shape[:-1], width))
+    empty = array_module(x).empty
+    if x.ndim == 3 and x.strides[1] > x.strides[0]:
+        steps, batch = x.shape[:2]
+        return empty((batch, steps, width), dtype=like.dtype).swapaxes(0, 1)
+    return empty((*x.shape[:-1], width), dtype=like.dtype)
 
 
 def beside_ones(x: Any, more: int, like: Any) -> Any:
