@@ -15,7 +15,6 @@ from holdfast.core.ops import elementwise, transcendental
 from holdfast.core.primitive import Primitive, primitive, promoted, registry
 from holdfast.errors import GradientError, HoldfastError
 
-
 JUMPS = {"ask", "floor_divide", "fmod", "remainder", "trunc_divide"}
 """Primitives whose value another rounding of the arguments moves by a whole."""
 
