@@ -16,7 +16,7 @@ from holdfast.core.backend import BFLOAT16, is_floating
 from holdfast.core.ops.elementwise import cast
 from holdfast.core.recording import recording
 from holdfast.core.tensor import Tensor
-from holdfast.core.watch import watching
+from holdfast.core.watch import as_watched
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,16 +93,15 @@ def autocast(dtype: Any = BFLOAT16, enabled: bool = True) -> Iterator[None]:
     kind = np.dtype(dtype)
     if kind not in (BFLOAT16, np.dtype(np.float16)):
         raise UsageError(f"autocast to bfloat16 or float16 was expected, found {kind}")
-    if not enabled:
-        others = recording.watchers
-        recording.watchers = tuple(w for w in others if not isinstance(w, _Autocast))
-        try:
-            yield
-        finally:
-            recording.watchers = others
-        return
-    with watching(_Autocast(kind)):
+    before = recording.watchers
+    others = tuple(watcher for watcher in before if not isinstance(watcher, _Autocast))
+    with as_watched((*others, _Autocast(kind)) if enabled else others):
         yield
+
+
+def autocasts() -> tuple[Any, ...]:
+    """Return what casts arguments just now, to be put around a part that is run again."""
+    return tuple(watcher for watcher in recording.watchers if isinstance(watcher, _Autocast))
 
 
 class _Autocast:

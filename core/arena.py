@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.core.backend import ALIGNMENT, Array, aligned_zeros, array_module
-from holdfast.core.backward import next_sequence
+from holdfast.core.changes import next_sequence
 from holdfast.core.norms import block_length, blocks
 from holdfast.core.parameter import Parameter
 from holdfast.errors import UsageError

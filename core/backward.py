@@ -4,7 +4,6 @@ A `Node` is the output of a primitive, a `Leaf` the place where a gradient ends 
 pullbacks, not tensors: what a pullback does not need is free as soon as the caller lets go of it.
 """
 
-import itertools
 from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from holdfast.core.backend import Array
+from holdfast.core.changes import changed_since, changes, next_sequence
 from holdfast.core.recording import WATCHED, recording
 from holdfast.core.watch import observed
 from holdfast.errors import GradientError
@@ -24,7 +24,6 @@ Pullback = Callable[[Any], tuple[Any, ...]]
 """Maps the cotangent of a primitive's value to one cotangent per positional argument, optional ones
 included: an array, None, or a callable that makes it when it is needed."""
 
-next_sequence = itertools.count(1).__next__
 SEQUENCE = attrgetter("sequence")
 
 
@@ -184,6 +183,7 @@ class Leaf:
 
     def receive(self, part: Any) -> None:
         """Write or add `part`, which may be shared with others and is never kept."""
+        self.traced = None
         if self.filled:
             self.gradient += part  # half the overhead of np.add with out=
         else:
@@ -200,6 +200,7 @@ class Leaf:
 
     def fill(self, part: Into) -> None:
         """Let the first contribution be computed in an arena's memory, or keep it where it is."""
+        self.traced = None
         if self.bound:
             part.write(self.gradient)
         else:
@@ -224,10 +225,16 @@ class Leaf:
             self.gradient = None
 
 
+KEEP = -1
+"""The key of the hook that keeps a gradient: it is called last, on what the others leave."""
+
+
 def seen(hooks: dict[int, Callable[[Any], Any]] | None, g: Any) -> Any:
     """Return the cotangent `g` as the hooks, called in order, leave it."""
-    for hook in tuple((hooks or {}).values()):
-        g = hook(g)
+    for key, hook in tuple((hooks or {}).items()):
+        g = g if key == KEEP else hook(g)
+    if hooks and KEEP in hooks:
+        hooks[KEEP](g)
     return g
 
 
@@ -264,6 +271,12 @@ def check_usable(node: Node) -> None:
                 "after it had been used: its gradient would be wrong; change a clone(), or run "
                 "the forward pass again after the change"
             )
+    if node.call is not None and changed_since(node.call[0], made) is not None:
+        raise GradientError(
+            f"an argument of {node.name!r} was changed in place after it had been used, perhaps "
+            "through a view or detach(): its gradient would be wrong; change a clone(), or run "
+            "the forward pass again after the change"
+        )
     if node.changed:
         raise GradientError(
             f"the output of {node.name!r}, of shape {node.shape}, was changed in place: its "
@@ -283,7 +296,7 @@ def collect(root: Node) -> tuple[list[Node], list[Leaf]]:
         for node in nodes:  # grows while it is walked
             pure = node.primitive.reads_nothing
             made = node.sequence
-            if node.pullback is None or (node.changed and not pure):
+            if node.pullback is None or ((node.changed or changes) and not pure):
                 check_usable(node)
             for parent in node.parents:
                 if parent is None:

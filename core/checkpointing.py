@@ -4,11 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.core import random
-from holdfast.core.backward import Bundle, Leaf, Node, Pick, next_sequence
+from holdfast.core.amp import autocasts
+from holdfast.core.backward import Bundle, Leaf, Node, Pick
+from holdfast.core.changes import next_sequence
 from holdfast.core.higher import differentiate
 from holdfast.core.primitive import Primitive, wrap
 from holdfast.core.recording import enable_grad, recording
 from holdfast.core.variable import Variable
+from holdfast.core.watch import as_watched
+from holdfast.errors import UsageError
 
 
 def checkpoint(
@@ -25,9 +29,13 @@ def checkpoint(
     if not recording.enabled:
         return function(*arguments, **options)
     state = random.get_state() if preserve_rng_state else None
+    casts = autocasts()
     start = next_sequence()
     first = function(*arguments, **options)
     outs = first if isinstance(first, tuple) else (first,)
+    if not all(isinstance(out, Variable) for out in outs):
+        kinds = ", ".join(sorted({type(out).__name__ for out in outs}))
+        raise UsageError(f"checkpoint: a tensor or a tuple of tensors was expected, found {kinds}")
     origins = _origins(outs, start)
     if not origins:
         return first
@@ -36,7 +44,8 @@ def checkpoint(
         now = random.get_state()
         if state is not None:
             random.set_state(state)
-        with enable_grad():
+        others = tuple(watcher for watcher in recording.watchers if watcher not in autocasts())
+        with enable_grad(), as_watched((*others, *casts)):
             again = function(*arguments, **options)
         if state is not None:
             random.set_state(now)

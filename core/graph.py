@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.core.backward import Bundle, Leaf, Node, Pick, next_sequence
+from holdfast.core.backward import Bundle, Leaf, Node, Pick
+from holdfast.core.changes import next_sequence
 from holdfast.core.nn.module import Module
 from holdfast.core.parameter import Parameter
 from holdfast.core.recording import enable_grad

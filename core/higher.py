@@ -28,8 +28,9 @@ from holdfast.core.backward import (
     stretched,
 )
 from holdfast.core.errors import shape_error
-from holdfast.core.recording import set_grad_enabled
+from holdfast.core.recording import WATCHED, recording, set_grad_enabled
 from holdfast.core.variable import Variable, raw
+from holdfast.core.watch import observed
 from holdfast.errors import GradientError, UsageError
 
 if TYPE_CHECKING:
@@ -143,9 +144,11 @@ def differentiate(
                         add(parent, _fitted(part, parent))
             if not retain_graph:
                 node.free()
-        for target in targets:
-            if isinstance(target, Leaf) and id(target) in cotangents and target.watchers:
-                cotangents[id(target)] = seen(target.watchers, cotangents[id(target)])
+        walked = {id(node) for node in order}
+        for target in dict.fromkeys(targets):
+            hooks = target.watchers if isinstance(target, Leaf) else target.hooks
+            if hooks and id(target) in cotangents and id(target) not in walked:
+                cotangents[id(target)] = seen(hooks, cotangents[id(target)])
     return [cotangents.get(id(target)) for target in targets]
 
 
@@ -157,8 +160,12 @@ def backward_with_graph(root: Any, seed: Any, retain_graph: bool) -> None:
     found = differentiate([(root, driver.wrap(seed))], leaves, retain_graph, create_graph=True)
     for leaf, part in zip(leaves, found, strict=True):
         if part is not None:
-            leaf.traced = part if leaf.traced is None else leaf.traced + part
+            before = leaf.traced
+            if before is None and leaf.filled:
+                held: Any = leaf.gradient if leaf.shown is None else leaf.shown
+                before = driver.wrap(held.copy())
             leaf.receive(part.array)
+            leaf.traced = part if before is None else before + part
             leaf.finished()
 
 
@@ -195,6 +202,8 @@ def _pulled(node: Node, g: Any, create_graph: bool) -> tuple[Any, ...]:
     """Return the cotangents of the node's arguments as tensors, as lists of callables and Nones."""
     if not create_graph:
         arrays = {i: raw(part) for i, part in g.items()} if isinstance(g, dict) else g.array
+        if recording.mode & WATCHED:
+            return observed(node.primitive, node.pullback, node.parents)(arrays)
         return node.pullback(arrays)  # type: ignore[misc]
     primitive = node.primitive
     if primitive.second in ("linear", "piecewise"):

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.core import random
-from holdfast.core.backend import array_module
-from holdfast.core.backward import Leaf, Node, next_sequence
+from holdfast.core.backend import array_module, is_floating
+from holdfast.core.backward import Leaf, Node
+from holdfast.core.changes import mark, next_sequence
 from holdfast.core.errors import shape_error
 from holdfast.core.ops import elementwise
 from holdfast.core.primitive import wrap
 from holdfast.core.recording import recording
 from holdfast.core.variable import Variable, raw
-from holdfast.errors import GradientError
+from holdfast.errors import GradientError, UsageError
 
 if TYPE_CHECKING:
     from holdfast.core.tensor import Tensor
@@ -48,13 +49,21 @@ class InPlaceMethods(Variable):
         linked = self.node is not None or any(
             isinstance(a, Variable) and a.node is not None for a in arguments
         )
-        if not (recording.enabled and linked):
+        tracing = recording.tracer is not None
+        if not (recording.enabled and linked) and not tracing:
             bare = (raw(a) if isinstance(a, Variable) else a for a in arguments)
-            return self._store(operation(wrap(self.array), *bare).array)
+            result = operation(wrap(self.array), *bare)
+            if is_floating(result.dtype) and not is_floating(self.dtype):
+                raise UsageError(
+                    f"in-place operation: the result is {result.dtype}, and cannot be kept in a "
+                    f"tensor of {self.dtype}: convert that first, or do it out of place"
+                )
+            return self._store(result.array)
         self._refuse_leaf()
-        if isinstance(self.node, Node) and self.node.name in VIEWS:
+        made_by = self.node.name if isinstance(self.node, Node) else "an operation before"
+        if made_by in VIEWS or (self.node is None and self.array.base is not None):
             raise GradientError(
-                f"this tensor is a view, made by {self.node.name!r}, and the other would have to "
+                f"this tensor is a view, made by {made_by!r}, and what it views would have to "
                 "change with it: work on a clone()"
             )
         result = operation(mine, *arguments)
@@ -81,6 +90,7 @@ class InPlaceMethods(Variable):
                 "in-place operation", "a value that fits x", x=self.shape, value=shape
             )
         self.array[...] = value
+        mark(self.array)
         if self.node is not None:
             self.node.changed = next_sequence()
         return cast("Tensor", self)
@@ -89,14 +99,16 @@ class InPlaceMethods(Variable):
 
     def copy_(self, source: Any) -> "Tensor":
         """Copy `source` in, with broadcasting."""
-        if isinstance(source, Variable) and source.node is not None:
+        if isinstance(source, Variable) and (
+            source.node is not None or recording.tracer is not None
+        ):
             return self._become(lambda x, y: y.expand(x.shape).clone(), source)
         return self._overwrite(source)
 
     def _overwrite(self, value: Any) -> "Tensor":
         """Store a value without a graph; the tensor forgets how it was made."""
         self._refuse_leaf()
-        if recording.enabled and isinstance(self.node, Node):
+        if (recording.enabled and isinstance(self.node, Node)) or recording.tracer is not None:
             fresh = self.array.copy()
             fresh[...] = raw(value)
             self.array, self.node = fresh, None

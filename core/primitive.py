@@ -193,6 +193,8 @@ def _binary(entry: Primitive) -> Operation:
             return general(x, y)
         try:
             value, pullback = rule(left, right)
+        except ShapeError:
+            raise
         except ValueError as error:
             raise _explained(entry, [left, right], error) from error
         out = wrap(value)
@@ -218,14 +220,17 @@ def promoted(arrays: list[Any]) -> list[Any]:
     floats = any(isinstance(array, float) for array in arrays)
     if len(dtypes) == 1:
         (dtype,) = dtypes
-        if not floats or is_floating(dtype):
+        if is_floating(dtype) or not (floats or dtype.kind == "b"):
             return arrays
     ranked = [(_kind(array), getattr(array, "ndim", -1) > 0, array) for array in arrays]
     kind = max(k for k, _, _ in ranked)
     deciding = [a for k, axes, a in ranked if k == kind and axes] or [
         a for k, _, a in ranked if k == kind and hasattr(a, "dtype")
     ]
-    dtype = common_dtype([a.dtype for a in deciding]) if deciding else DEFAULT_FLOAT
+    if deciding:
+        dtype = common_dtype([a.dtype for a in deciding])
+    else:  # a Python number of a kind that no array has
+        dtype = DEFAULT_FLOAT if kind == 3 else np.dtype(np.int64)
     return [a.astype(dtype) if hasattr(a, "dtype") and a.dtype != dtype else a for a in arrays]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import holdfast.core.higher as higher  # as a module: it needs this one to be complete
 from holdfast.core import dispatch
 from holdfast.core.backend import array_module
-from holdfast.core.backward import Leaf, Node, backward, next_sequence
+from holdfast.core.backward import KEEP, Leaf, Node, backward
+from holdfast.core.changes import mark, next_sequence
 from holdfast.core.errors import shape_error
 from holdfast.core.hooks import RemovableHandle
 from holdfast.core.inplace import InPlaceMethods
@@ -124,6 +125,11 @@ class Tensor(Methods, InPlaceMethods):
             seen = hook(g if isinstance(g, Tensor) else wrap(g))
             if seen is None:
                 return g
+            if seen.shape != g.shape:
+                raise shape_error(
+                    "hook", "a gradient of the same shape", gradient=g.shape, returned=seen.shape
+                )
+            seen = seen.to(g.dtype)
             return seen if isinstance(g, Tensor) else raw(seen)
 
         origin = self.node
@@ -144,7 +150,8 @@ class Tensor(Methods, InPlaceMethods):
         def keep(g: "Tensor") -> None:
             node.kept = g if node.kept is None else node.kept + g
 
-        self.register_hook(keep)
+        node.hooks = {} if node.hooks is None else node.hooks
+        node.hooks[KEEP] = lambda g: keep(g if isinstance(g, Tensor) else wrap(g))
 
     @property
     def data(self) -> "Tensor":
@@ -281,10 +288,12 @@ class Tensor(Methods, InPlaceMethods):
 
     def __setitem__(self, at: Any, value: Any) -> None:
         given = isinstance(value, Variable) and value.node is not None
-        if recording.enabled and (self.node is not None or given):
+        linked = recording.enabled and (self.node is not None or given)
+        if linked or recording.tracer is not None:
             self._become(lambda x, v: index.put(x, at, v), value)
             return
         index.assign(self.array, at, raw(value))
+        mark(self.array)
         if self.node is not None:
             self.node.changed = next_sequence()
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from holdfast.core.backend import Array, device_of, is_floating, to_host
 from holdfast.core.backward import Leaf, Node
+from holdfast.core.recording import recording
 from holdfast.errors import GradientError, UsageError
 
 
@@ -78,6 +79,9 @@ class Variable:
             raise TypeError(f"only a tensor of integers can be an index, this one is {self.dtype}")
         return value
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec else str(self), spec)
+
     def __repr__(self) -> str:
         text = np.array2string(to_host(self.array), separator=", ", precision=4, prefix="tensor(")
         if self.array.dtype not in (np.float32, np.int64, np.bool_):
@@ -97,11 +101,11 @@ class Variable:
                 f"item() needs a tensor of one element, this one has shape {self.shape}: "
                 "index it or use tolist()"
             )
-        return self.array.item()
+        return self._read().item()
 
     def tolist(self) -> Any:
         """Return the values as nested lists of Python numbers."""
-        return self.array.tolist()
+        return self._read().tolist()
 
     def numpy(self) -> Array:
         """Return the values as a NumPy array that shares memory where it is on the CPU.
@@ -113,7 +117,13 @@ class Variable:
                 "numpy() of a tensor that requires a gradient would lose its history: "
                 "use detach().numpy()"
             )
-        return to_host(self.array)
+        return to_host(self._read())
+
+    def _read(self) -> Array:
+        """Return the array, whose values Python is going to see."""
+        if recording.tracer is not None:
+            recording.tracer.read(self.array)
+        return self.array
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)

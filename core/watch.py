@@ -30,40 +30,54 @@ class Watcher(Protocol):
 
 
 @contextmanager
-def watching(watcher: Watcher) -> Iterator[None]:
+def watching(watcher: Watcher, *, innermost: bool = False) -> Iterator[None]:
     """Let `watcher` stand around every primitive that this thread runs inside.
 
-    Watchers nest: the last one added is the outermost. What a watcher itself computes on tensors
-    is not watched.
+    Watchers nest: the last one added is the outermost, unless it is to be the `innermost`. What a
+    watcher computes on tensors itself is seen by those within it only.
     """
-    mode, others = recording.mode, recording.watchers
-    recording.mode, recording.watchers = mode | WATCHED, (*others, watcher)
+    others = recording.watchers
+    with as_watched((watcher, *others) if innermost else (*others, watcher)):
+        yield
+
+
+@contextmanager
+def as_watched(watchers: tuple[Watcher, ...]) -> Iterator[None]:
+    """Let exactly `watchers` stand around the primitives that this thread runs inside."""
+    before = recording.watchers
+    _watch(watchers)
     try:
         yield
     finally:
-        recording.watchers = others
-        recording.mode = (recording.mode & ~WATCHED) | (WATCHED if others else PLAIN)
+        _watch(before)
+
+
+def _watch(watchers: tuple[Watcher, ...]) -> None:
+    recording.watchers = watchers
+    recording.mode = (recording.mode & ~WATCHED) | (WATCHED if watchers else PLAIN)
 
 
 def through_watchers(
     primitive: "Primitive", arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    """Run `primitive` with all watchers around it, and with none inside."""
+    """Run `primitive` with all watchers around it."""
     watchers, mode = recording.watchers, recording.mode
 
     def run(depth: int) -> Callable[..., Any]:
         def inner(*arguments: Any, **options: Any) -> Any:
+            within = max(depth - 1, 0)
+            recording.watchers = watchers[:within]
+            recording.mode = mode if within else mode & ~WATCHED
             if not depth:
                 return primitive.operation(*arguments, **options)
-            return watchers[depth - 1](primitive, arguments, options, run(depth - 1))
+            return watchers[within](primitive, arguments, options, run(within))
 
         return inner
 
-    recording.mode = mode & ~WATCHED
     try:
         return run(len(watchers))(*arguments, **options)
     finally:
-        recording.mode = mode
+        recording.watchers, recording.mode = watchers, mode
 
 
 def observed(

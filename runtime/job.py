@@ -14,6 +14,7 @@ left before calls `job.finish()`.
 """
 
 import atexit
+import math
 import os
 import sys
 import time
@@ -29,7 +30,10 @@ from holdfast.core import random as core_random
 from holdfast.core.backend import choose_device
 from holdfast.core.creation import tensor
 from holdfast.core.nn import Module
+from holdfast.core.nn.clip import clip_grad_norm_, clip_grad_value_
 from holdfast.core.optim import Optimizer
+from holdfast.core.optim.swa_utils import AveragedModel
+from holdfast.core.scaler import GradScaler
 from holdfast.errors import CommunicationError, DeadlineExceeded, PeerLost, UsageError
 from holdfast.runtime import state
 from holdfast.runtime.carry import carried
@@ -154,10 +158,14 @@ class Job:
         keep: int = 3,
         bucket_bytes: int = BUCKET_BYTES,
         compression: Compression = None,
+        scaler: GradScaler | None = None,
+        averages: AveragedModel | None = None,
     ) -> None:
         """Make `model` and `optimizer` the job's; go on from a checkpoint if there is one.
 
-        Every rank ends with rank 0's weights and state. `checkpoint_every` is in steps; the newest
+        Every rank ends with rank 0's weights and state. `scaler` is what `backward` scales the
+        gradients by, and `step` unscales them; `averages` are kept in checkpoints, and brought up
+        to date by the script. `checkpoint_every` is in steps; the newest
         `keep` checkpoints are kept. `compression` is how gradients travel (docs/compression.md): a
         name as `bfloat16` for all buckets but small ones, or what returns a bucket's; every rank
         must give the same. Raises CheckpointMismatch for a checkpoint of another model or
@@ -165,7 +173,9 @@ class Job:
         """
         if self._training is not None:
             raise UsageError("job.prepare was called twice: a job trains one model")
-        self._training = state.Training(model, optimizer, scheduler)
+        self._training = state.Training(
+            model, optimizer, scheduler, averages=averages, scaler=scaler
+        )
         self._checkpoint_every = checkpoint_every
         self._sum = self._training.exchange = GradientSum(
             optimizer.arena,
@@ -237,16 +247,24 @@ class Job:
         self._backward_done = True
         self._witness.phase("backward")
         self._loss += loss.item() * self._weight
+        scaler = self._prepared().scaler
+        scale = 1.0 if scaler is None else scaler.get_scale()
         if self._pieces_left:
-            loss.backward(self._weight)
+            loss.backward(self._weight * scale)
             return
-        self._sum.backward(loss, self._weight)
+        self._sum.backward(loss, self._weight * scale)
         beside = {"lr": self._prepared().optimizer.lr, "data_epoch": self.data_epoch}
+        if scaler is not None:
+            beside["loss_scale"] = scale
         self._losses.append((self.steps + 1, self._loss, beside))
         self._loss = 0.0
 
-    def step(self) -> bool:
+    def step(self, *, clip_norm: float | None = None, clip_value: float | None = None) -> bool:
         """Wait for the summed gradients, update the weights and mark the gradients as used.
+
+        Before the update, the sums are scaled to a norm of at most `clip_norm` (what it was is
+        recorded as `gradient_norm`), or brought between -clip_value and clip_value. With a scaler,
+        an update by sums that are not finite is left out. All ranks decide alike.
 
         Returns whether that was done: not where further pieces of the batch are to come.
         """
@@ -263,8 +281,21 @@ class Job:
         if self._sum.compressed:
             self._losses[-1][2]["gradient_bytes"] = self._sum.sent
         self._witness.phase("update")
-        training.optimizer.step()
-        training.optimizer.zero_grad()
+        optimizer, scaler = training.optimizer, training.scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        if clip_norm is not None:
+            norm = clip_grad_norm_(optimizer.parameters, clip_norm).item()
+            if math.isfinite(norm):
+                self._losses[-1][2]["gradient_norm"] = norm
+        if clip_value is not None:
+            clip_grad_value_(optimizer.parameters, clip_value)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad()
         self._backward_done = False
         self.steps += 1
         self._step_ended = time.monotonic()
@@ -381,14 +412,14 @@ class Job:
 
     def _settle(self) -> None:
         """Let the ranks sum something else, though a step's sums may have begun."""
-        if self._backward_done:
+        if self._backward_done and not self._pieces_left:
             assert self._sum is not None
             self._sum.settle()
 
     def _flush_losses(self, recorder: Recorder) -> None:
         """Sum the ranks' losses of the last finished steps and record them."""
         # Between backward and step the last one is of a step that has not ended.
-        finished = len(self._losses) - self._backward_done
+        finished = len(self._losses) - (self._backward_done and not self._pieces_left)
         if finished < 1:
             return
         self._settle()

@@ -11,6 +11,7 @@ from holdfast.core.errors import shape_error
 from holdfast.core.ops import elementwise
 from holdfast.core.ops.shape import permute
 from holdfast.core.primitive import primitive
+from holdfast.errors import UsageError
 
 Ruled = tuple[Any, Pullback]
 
@@ -111,6 +112,11 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Ruled:
     if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
         raise shape_error(
             "linear", "x (..., in) and weight (out, in)", x=x.shape, weight=weight.shape
+        )
+    if x.dtype != weight.dtype:
+        raise UsageError(
+            f"linear: x and weight of one dtype were expected; found {x.dtype} and {weight.dtype}: "
+            "convert one with .to(dtype)"
         )
     outputs, inputs = weight.shape
     if bias is not None and bias.shape != (outputs,):

@@ -270,9 +270,10 @@ class Optimizer:
             settings = {name: value for name, value in group.items() if name != "params"}
             groups.append({**settings, "params": list(range(first, first + count))})
             first += count
+        used = {name for group in self.param_groups for name in self.used_state(group)}
         return {
             "kind": type(self).__name__,
-            "state": dict(self._state),
+            "state": {name: array for name, array in self._state.items() if name in used},
             "numbers": [list(numbers) for numbers in self._numbers],
             "param_groups": groups,
         }

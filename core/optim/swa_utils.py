@@ -13,7 +13,7 @@ import numpy as np
 
 from holdfast.core.arena import Arena
 from holdfast.core.backend import Array, device_of, is_floating, to_device
-from holdfast.core.backward import next_sequence
+from holdfast.core.changes import next_sequence
 from holdfast.core.nn.module import Module
 from holdfast.core.norms import block_length, blocks
 from holdfast.core.optim.lr_scheduler.cycles import Each, anneal, check_strategy

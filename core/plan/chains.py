@@ -82,7 +82,7 @@ def _run_block(step: Step, known: dict[int, Any], out: Array) -> None:
         if inner is step.chain[-1]:
             writer = WRITERS.get(inner.primitive)
             if writer is not None and all(_like(a, out) for a in arguments):
-                writer(*arguments, out)
+                writer(*arguments, out=out)
                 return
         (value,) = run_rule(inner, arguments)
         known[inner.outputs[0]] = value

@@ -76,7 +76,8 @@ class Plan:
             numbers = [a.number for a in step.arguments]
             spent = self._spent(step, kind)
             writer = WRITERS.get(step.chain[0].primitive)
-            if len(reads) == len(step.chain) == 1 and writer is not None and spent is not None:
+            unary = len(step.chain) == len(step.chain[0].arguments) == 1
+            if unary and writer is not None and spent is not None:
                 return _in_place(writer, reads[0], first)
 
             def chain(values: list[Any]) -> None:
@@ -141,7 +142,7 @@ def _in_place(writer: Callable[..., Any], read: int, first: int) -> Operation:
 
     def write(values: list[Any]) -> None:
         x, values[read] = values[read], None
-        writer(x, x)
+        writer(x, out=x)
         values[first] = x
 
     return write

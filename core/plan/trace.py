@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from holdfast.core.creation import as_tensor
 from holdfast.core.nn.module import Module
 from holdfast.core.plan.executor import Plan
 from holdfast.core.plan.passes import improved
 from holdfast.core.plan.program import Kind, Program, Ref, Step
-from holdfast.core.recording import set_grad_enabled
+from holdfast.core.primitive import wrap
+from holdfast.core.recording import no_grad, recording
 from holdfast.core.tensor import Tensor
 from holdfast.core.variable import Variable
 from holdfast.core.watch import watching
@@ -27,19 +29,25 @@ def trace(model: Callable[..., Any], *examples: Tensor, improve: bool = True) ->
     the plan does what this run did. Constants are shared with the model unless a pass has rewritten
     them, so trace again after training on.
 
-    Raises UsageError where an input's values decide, as in `if x.sum() > 0`, since they would be
-    taken for constants: the result would not depend on the inputs.
+    What changes a tensor in place makes a new value of the program.
+
+    Raises UsageError where Python reads values that come from an input, as in `if x.sum() > 0`: the
+    plan could not decide anew. Only `tensor.array` passes it by.
     """
-    training = model.training if isinstance(model, Module) else False
+    inputs = tuple(wrap(as_tensor(example).array.view()) for example in examples)
+    training = {} if not isinstance(model, Module) else {m: m.training for m in model.modules()}
     if isinstance(model, Module):
         model.eval()
-    recorder = _Recorder(model, examples)
+    recorder = _Recorder(model, inputs)
+    before = recording.tracer
     try:
-        with set_grad_enabled(False), watching(recorder):
-            result = model(*examples)
+        with no_grad(), watching(recorder, innermost=True):
+            recording.tracer = recorder
+            result = model(*inputs)
     finally:
-        if isinstance(model, Module):
-            model.train(training)
+        recording.tracer = before
+        for module, mode in training.items():
+            module.training = mode
     program = recorder.program(result if isinstance(result, tuple) else (result,))
     return Plan(improved(program) if improve else program, single=not isinstance(result, tuple))
 
@@ -55,6 +63,7 @@ class _Recorder:
         self._names: dict[int, str] = {}
         self._steps: list[Step] = []
         self._inputs = tuple(self._new(example.array) for example in examples)
+        self._from_inputs = set(self._inputs)
         self._held: dict[int, str] = {}
         if isinstance(model, Module):
             self._held = {id(t.array): name for name, t in model.named_parameters()}
@@ -91,12 +100,27 @@ class _Recorder:
         made = out if isinstance(out, tuple) else (out,)
         numbers = tuple(self._new(part.array) for part in made)
         self._steps.append(Step(primitive.name, refs, dict(options), numbers))
+        if any(isinstance(ref, Ref) and ref.number in self._from_inputs for ref in refs):
+            self._from_inputs.update(numbers)
         return out
+
+    def read(self, array: Any) -> None:
+        """Refuse that Python reads values which another input would change."""
+        if self._numbers.get(id(array)) in self._from_inputs:
+            raise UsageError(
+                "the model reads values that come from its inputs, as in `if x.sum() > 0` or "
+                "x.item(): a plan would not decide anew; use where(), or trace the parts"
+            )
 
     def program(self, results: tuple[Any, ...]) -> Program:
         """Return what was recorded, with `results` for outputs."""
         for i, result in enumerate(results):
-            if not isinstance(result, Variable) or id(result.array) not in self._numbers:
+            if not isinstance(result, Variable):
+                raise UsageError(
+                    f"a plan returns a tensor or a tuple of tensors; output {i} of the model is a "
+                    f"{type(result).__name__}"
+                )
+            if self._numbers.get(id(result.array)) not in self._from_inputs:
                 raise UsageError(
                     f"output {i} of the model was not computed by primitives from its inputs: a "
                     "plan cannot tell how it depends on them"

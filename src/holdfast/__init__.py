@@ -95,4 +95,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *importlib.import_module("holdfast.core").__all__})
+    core = importlib.import_module("holdfast.core")
+    return sorted({"__version__", *__all__, *core.__all__})

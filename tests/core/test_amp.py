@@ -47,6 +47,31 @@ def test_a_network_learns_in_it():
     assert loss.item() < 0.15
 
 
+def test_the_inner_one_decides_and_others_may_stand_between():
+    x = core.ones(4, 4)
+    with autocast():
+        with autocast(np.float16):
+            assert (x @ x).dtype == np.float16
+        with autocast(enabled=False):
+            with core.profile():
+                assert (x @ x).dtype == np.float32
+            with autocast():
+                assert (x @ x).dtype == ml_dtypes.bfloat16
+            assert (x @ x).dtype == np.float32
+        assert (x @ x).dtype == ml_dtypes.bfloat16
+
+
+def test_a_checkpointed_part_is_run_again_in_it():
+    layer, x, found = nn.Linear(8, 8), core.randn(4, 8, requires_grad=True), []
+    for run in (layer, lambda x: core.checkpoint(layer, x)):
+        with autocast():
+            out = run(x)
+        out.float().sum().backward()
+        found.append(layer.weight.grad.array.copy())
+        layer.zero_grad()
+    assert np.array_equal(*found)
+
+
 def test_the_lists_name_primitives():
     assert set(registry()) >= LOWER | HIGHER
     assert not LOWER & HIGHER

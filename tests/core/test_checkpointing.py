@@ -6,7 +6,7 @@ import pytest
 import holdfast.nn.functional as F
 from holdfast import core, nn
 from holdfast.core.checkpointing import checkpoint
-from holdfast.errors import GradientError
+from holdfast.errors import GradientError, UsageError
 
 
 def block():
@@ -64,6 +64,11 @@ def test_several_outputs_and_what_is_closed_over():
     e = np.exp(0.5)
     assert np.allclose(x.grad.array, 24 * e + 12 * e)
     assert np.allclose(w.grad.array, 0.5 * 8 * e)
+
+
+def test_other_results_are_refused():
+    with pytest.raises(UsageError, match="found NoneType, Tensor"):
+        checkpoint(lambda x: (x, None), core.ones(2, requires_grad=True))
 
 
 def test_hooks_run_once_when_all_has_come():

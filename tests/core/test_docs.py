@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from holdfast import nn, optim
+from holdfast.core.primitive import registry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -53,3 +54,9 @@ def test_the_page_names_every_layer_initialisation_optimizer_and_schedule():
     bases = {"Optimizer", "LRScheduler", "RNNBase", "RNNCellBase"}
     public = layers | inits | set(optim.__all__) | schedules
     assert public - bases - words("autodiff.md") == set()
+
+
+def test_the_page_says_which_primitives_have_no_second_gradient():
+    ours = [e for e in registry().values() if e.rule.__module__.startswith("holdfast.core.ops")]
+    assert {entry.name for entry in ours if entry.second is None} == {"rnn", "gru", "lstm"}
+    assert "but `rnn`, `gru` and `lstm`" in (DOCS / "autodiff.md").read_text()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from holdfast import core
-from holdfast.core import grad
+from holdfast.core import detect_anomaly, grad
+from holdfast.core.errors import AnomalyError, ShapeError
 from holdfast.core.gradcheck import check_gradients, check_second_gradients
 from holdfast.core.primitive import primitive, registry
 from holdfast.errors import GradientError, UsageError
@@ -90,6 +91,33 @@ def test_backward_with_a_graph_leaves_gradients_that_have_one():
     assert g.tolist() == [12.0, 27.0]
     (second,) = grad(g.sum(), x)
     assert second.tolist() == [12.0, 18.0]
+
+
+def test_gradients_with_a_graph_add_up_with_others():
+    x = core.tensor([3.0], requires_grad=True)
+    (x * 2).sum().backward()
+    (x**3).sum().backward(create_graph=True)
+    assert x.grad.tolist() == [29.0]
+    (x.grad**2).sum().backward()
+    assert x.grad.tolist() == [29.0 + 2 * 29 * 18]
+
+
+def test_hooks_of_what_is_asked_for():
+    x = core.tensor([2.0], requires_grad=True)
+    h = x * 2
+    h.register_hook(lambda g: g * 3)
+    assert grad((h * h).sum(), h, retain_graph=True)[0].tolist() == [24.0]
+    by_x, by_h = grad((h * h).sum(), [x, h], retain_graph=True)
+    assert (by_x.tolist(), by_h.tolist()) == ([48.0], [24.0])
+    h.register_hook(lambda g: core.ones(5))
+    with pytest.raises(ShapeError, match="hook: expected a gradient of the same shape"):
+        (h * h).sum().backward()
+
+
+def test_a_nan_is_found_on_this_way_too():
+    w = core.tensor([0.0, 1.0], requires_grad=True)
+    with detect_anomaly(), pytest.raises(AnomalyError, match="gradient of 'sqrt'"):
+        grad((w.sqrt() * 0).sum(), [w])
 
 
 def test_a_graph_that_branches_and_joins_is_summed_in_the_second_derivative_too():

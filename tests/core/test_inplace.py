@@ -5,7 +5,7 @@ import pytest
 
 from holdfast import core, optim
 from holdfast.core.errors import ShapeError
-from holdfast.errors import GradientError
+from holdfast.errors import GradientError, UsageError
 
 METHODS = {
     "add_": (lambda x: x.add_(2.0, alpha=3), lambda x: x + 6),
@@ -49,6 +49,8 @@ def test_a_view_in_a_graph_is_refused_and_leaves_are():
     w = core.tensor([[1.0, 2.0]], requires_grad=True)
     with pytest.raises(GradientError, match="is a view, made by 'reshape'"):
         (w * 1.0).reshape(2).add_(1)
+    with pytest.raises(GradientError, match="is a view"):
+        core.zeros(2, 3)[0].copy_(core.ones(3, requires_grad=True) * 3)
     with pytest.raises(GradientError, match="leaf"):
         w.exp_()
     with pytest.raises(ShapeError, match="in-place"):
@@ -77,6 +79,32 @@ def test_a_leaf_changed_after_its_use_is_noticed():
     assert w.grad is None
     (w * w).sum().backward()
     assert w.grad.tolist() == [4.0, 8.0]
+
+
+def test_views_and_plain_inputs_changed_after_their_use_are_noticed():
+    w = core.tensor([1.0, 2.0], requires_grad=True)
+    x = core.tensor([3.0, 4.0])
+    changes = [
+        lambda: w.detach().mul_(10),
+        lambda: w[:1].mul_(10),
+        lambda: x.mul_(10),
+        lambda: x.__setitem__(0, 7.0),
+    ]
+    for change in changes:
+        y = (w * x).sum()
+        with core.no_grad():
+            change()
+        with pytest.raises(GradientError, match="was changed in place after it had been used"):
+            y.backward()
+    y = (w * x[:1]).sum()
+    with core.no_grad():
+        x[1:].mul_(2)  # beside what was used
+    y.backward()
+
+
+def test_a_float_does_not_fit_an_integer():
+    with pytest.raises(UsageError, match="float32, and cannot be kept in a tensor of int64"):
+        core.tensor([1, 2]).mul_(1.5)
 
 
 def test_what_reads_no_value_does_not_mind():

@@ -467,3 +467,15 @@ def test_the_random_state_is_json_and_resumes():
         core.manual_seed(-1)
     with pytest.raises(UsageError, match="'Philox' is expected; found 'PCG64'"):
         random.set_state({"bit_generator": "PCG64"})
+
+
+def test_a_state_that_is_no_longer_used_is_not_saved():
+    optimizer = optim.Adam([core.Parameter(np.ones(3, np.float32))])
+    (group,) = optimizer.param_groups
+    for amsgrad in (False, True, False):
+        group["amsgrad"] = amsgrad
+        (optimizer.parameters[0] * 2).sum().backward()
+        optimizer.step()
+    other = optim.Adam([core.Parameter(np.ones(3, np.float32))])
+    other.load_state_dict(optimizer.state_dict())
+    assert set(other.state_dict()["state"]) == {"mean", "square"}

@@ -6,7 +6,9 @@ import pytest
 import holdfast.nn.functional as F
 from holdfast import core, nn
 from holdfast.core.plan import Plan, trace
+from holdfast.core.plan.chains import WRITERS
 from holdfast.core.plan.encoding import decoded, encoded
+from holdfast.core.primitive import registry
 from holdfast.errors import CheckpointMismatch, UsageError
 
 
@@ -96,6 +98,27 @@ def test_a_chain_keeps_the_order_of_memory_and_broadcasts():
     assert plan(x, rows).array.strides == x.array.strides
 
 
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_every_step_that_writes_in_place(name):
+    """Behind a product, whose memory it may take: alone, with a number, and with itself."""
+    operation = registry()[name].operation
+    try:
+        operation(core.ones(1), core.ones(1))
+        uses = [lambda h: operation(h, 2.0), lambda h: operation(2.0, h), lambda h: operation(h, h)]
+    except TypeError:
+        uses = [operation]
+    x = core.tensor(np.abs(normal(5, 5).array) + 0.5)
+    for use in uses:
+        plan = trace(lambda x, use=use: use(x @ x), x)
+        assert np.allclose(plan(x).array, use(x @ x).array, rtol=1e-6)
+
+
+def test_one_tensor_may_be_two_inputs():
+    x = normal(3)
+    plan = trace(lambda a, b: a - b, x, x)
+    assert np.array_equal(plan(normal(3, seed=1), core.zeros(3)).array, normal(3, seed=1).array)
+
+
 def test_what_depends_on_no_input_is_computed_once():
     weight = normal(5, 3)
     plan = trace(lambda x: x @ (weight.transpose(0, 1) * 2).exp(), normal(2, 3))
@@ -116,8 +139,50 @@ def test_other_inputs_are_refused():
         plan(normal(2, 4))
     with pytest.raises(UsageError, match="takes 1 inputs"):
         plan(normal(3, 4), normal(3, 4))
-    with pytest.raises(UsageError, match="output 0"):
+    with pytest.raises(UsageError, match=r"reads values|output 0"):
         trace(lambda x: core.tensor([float(x.array.sum())]), normal(3))
+
+
+def test_changes_in_place_make_new_values():
+    def gathered(x):
+        y = core.zeros(2, 4)
+        y += x
+        y.mul_(2).add_(1)
+        y[0] = x[1]
+        z = core.zeros(2, 4)
+        return y, z.copy_(x)
+
+    plan = trace(gathered, normal(2, 4))
+    x = normal(2, 4, seed=1)
+    for found, expected in zip(plan(x), gathered(x), strict=True):
+        assert np.array_equal(found.array, expected.array)
+
+
+def test_mixed_precision_inside_and_outside():
+    layer = nn.Linear(8, 4)
+
+    def inside(x):
+        with core.autocast():
+            return layer(x).relu()
+
+    x = normal(3, 8)
+    with core.autocast():
+        outside = trace(lambda x: layer(x).relu(), x)
+    for plan in (trace(inside, x), outside):
+        y = normal(3, 8, seed=1)
+        assert kinds_of(plan).count("cast") == 1  # of the input; weights are constants
+        assert np.array_equal(plan(y).array, inside(y).detach().array)
+
+
+def test_decisions_by_values_are_refused():
+    x = normal(3)
+    for model in (lambda x: x * 2 if x.sum() > 0 else x, lambda x: x * x.max().item()):
+        with pytest.raises(UsageError, match="reads values that come from its inputs"):
+            trace(model, x)
+    assert trace(lambda x: x * float(core.ones(1)), x)(x).shape == (3,)
+    with pytest.raises(UsageError, match="output 0 of the model is a list"):
+        trace(lambda x: [x], x)
+    assert trace(lambda x: x + 1, x.array)(x.array).shape == (3,)
 
 
 def test_a_program_survives_its_encoding():

@@ -11,6 +11,7 @@ import numpy as np
 import holdfast as hf
 import holdfast.nn.functional as F
 from holdfast import nn, optim
+from holdfast.amp import GradScaler
 
 
 def digits():
@@ -45,6 +46,10 @@ if __name__ == "__main__":
     parser.add_argument("--bucket-bytes", type=int, default=4096)
     parser.add_argument("--compression")
     parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--sum-within", action="store_true", help="job.sum before each step")
+    parser.add_argument("--clip-norm", type=float)
+    parser.add_argument("--scale", type=float, help="of the loss, to begin with")
+    parser.add_argument("--averages", type=Path, help="where they are written in the end")
     parser.add_argument("--kill-at", type=int, default=-1, help="end by SIGKILL after this step")
     parser.add_argument("--raise-at", type=int, default=-1)
     parser.add_argument("--break-at", type=int, default=-1)
@@ -71,6 +76,11 @@ if __name__ == "__main__":
     else:
         optimizer = optim.Adam(model.parameters(), lr=args.lr / 10)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200)
+    scaler = GradScaler(init_scale=args.scale, growth_interval=7) if args.scale else None
+    averages = None
+    if args.averages:
+        move = optim.swa_utils.get_ema_multi_avg_fn(0.9)
+        averages = optim.swa_utils.AveragedModel(model, multi_avg_fn=move)
     job.prepare(
         model,
         optimizer,
@@ -78,13 +88,19 @@ if __name__ == "__main__":
         checkpoint_every=args.checkpoint_every,
         bucket_bytes=args.bucket_bytes,
         compression=args.compression,
+        scaler=scaler,
+        averages=averages,
     )
     for images, labels in job.batches(
         train, args.batch_size, args.epochs, accumulate=args.accumulate
     ):
         job.backward(F.cross_entropy(model(as_asked(images, args.float64)), labels))
-        if job.step():
+        if args.sum_within:
+            assert job.sum(1.0) == job.world_size
+        if job.step(clip_norm=args.clip_norm):
             schedule.step()
+            if averages is not None:
+                averages.update_parameters(model)
         if args.on_rank in (-1, job.rank):
             if job.steps == args.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -99,5 +115,8 @@ if __name__ == "__main__":
                     for x, y in job.shard(test)
                 )
             job.log(test_accuracy=job.sum(right) / len(test))
+    if averages is not None:
+        flat = np.concatenate([p.array.ravel() for p in averages.parameters()])
+        np.save(f"{args.averages}.{job.rank}.npy", flat)
     if args.finish:
         job.finish()
