@@ -49,6 +49,7 @@ if __name__ == "__main__":
     parser.add_argument("--sum-within", action="store_true", help="job.sum before each step")
     parser.add_argument("--clip-norm", type=float)
     parser.add_argument("--scale", type=float, help="of the loss, to begin with")
+    parser.add_argument("--overflow-at", type=int, default=-1, help="a step of endless gradients")
     parser.add_argument("--averages", type=Path, help="where they are written in the end")
     parser.add_argument("--kill-at", type=int, default=-1, help="end by SIGKILL after this step")
     parser.add_argument("--raise-at", type=int, default=-1)
@@ -94,7 +95,8 @@ if __name__ == "__main__":
     for images, labels in job.batches(
         train, args.batch_size, args.epochs, accumulate=args.accumulate
     ):
-        job.backward(F.cross_entropy(model(as_asked(images, args.float64)), labels))
+        loss = F.cross_entropy(model(as_asked(images, args.float64)), labels)
+        job.backward(loss * 1e38 if job.steps == args.overflow_at else loss)
         if args.sum_within:
             assert job.sum(1.0) == job.world_size
         if job.step(clip_norm=args.clip_norm):
