@@ -4,7 +4,7 @@ PY := .venv/bin/python
 ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help setup train drill test check format test-gpu test-parity soak bench bench-network peers clean
+.PHONY: help setup train drill test check format test-gpu test-parity soak bench bench-core bench-network peers clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 22
@@ -52,6 +52,9 @@ peers: setup ## install Gloo (PyTorch), Open MPI and MPICH, each in its own envi
 bench: setup ## all-reduce bandwidth and data-parallel training, beside the peers that are installed
 	@.venv/bin/holdfast bench all-reduce --ranks 2 --transport shm,tcp --against gloo,openmpi,mpich
 	@$(PY) benchmarks/data_parallel.py
+
+bench-core: setup ## training steps, overhead and memory beside PyTorch (pip install torch into .venv); inference plans
+	@for script in train_step primitive_overhead step_memory inference_plan; do $(PY) benchmarks/$$script.py || exit 1; done
 
 bench-network: setup ## TCP between two hosts of the kernel's, and training over 1 Gbit/s (as root)
 	@for mode in free shaped rails loss rail-faults memory; do $(PY) benchmarks/network.py $$mode || exit 1; done
