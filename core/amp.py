@@ -91,7 +91,7 @@ def autocast(dtype: Any = BFLOAT16, enabled: bool = True) -> Iterator[None]:
     Raises UsageError for another dtype. As torch.autocast.
     """
     kind = np.dtype(dtype)
-    if kind not in (BFLOAT16, np.dtype(np.float16)):
+    if enabled and kind not in (BFLOAT16, np.dtype(np.float16)):
         raise UsageError(f"autocast to bfloat16 or float16 was expected, found {kind}")
     before = recording.watchers
     others = tuple(watcher for watcher in before if not isinstance(watcher, _Autocast))
