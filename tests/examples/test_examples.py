@@ -1,45 +1,22 @@
 """The examples and the README's script run on real data and learn."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from holdfast.errors import DataError
-from holdfast.runtime.fetch import fetch_fashion_mnist
-
 TOP = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.local]
-
-
-@pytest.fixture(scope="session")
-def fashion_mnist():
-    """Fashion-MNIST's folder; fetched if it is not there yet."""
-    try:
-        return fetch_fashion_mnist(report=print)
-    except DataError as error:
-        pytest.skip(f"Fashion-MNIST could not be fetched: {error}")
-
-
-@pytest.fixture
-def run(workers, tmp_path, fashion_mnist):
-    def run(size, script, *args):
-        for code, errors in workers(size, script, *args, run_dir=tmp_path / "run", timeout=150):
-            assert code == 0, errors
-        return json.loads((tmp_path / "run" / "result.json").read_text())
-
-    return run
+pytestmark = [pytest.mark.local, pytest.mark.usefixtures("fashion_mnist")]
 
 
 def test_lenet_on_two_workers(run):
-    result = run(2, TOP / "examples" / "fashion_lenet.py", "--epochs", 1)
+    result = run(2, "fashion_lenet.py", "--epochs", 1)
     assert result["samples"] == 60_000
     assert result["test_accuracy"] > 0.75
 
 
 def test_logistic_regression_tells_two_classes_apart(run):
-    result = run(1, TOP / "examples" / "logistic_regression.py", "--epochs", 1)
+    result = run(1, "logistic_regression.py", "--epochs", 1)
     assert result["samples"] == 12_000
     assert result["test_accuracy"] > 0.9
 

@@ -1,36 +1,9 @@
 """The examples on images, shortened: each runs, learns something, and writes its picture."""
 
-import json
-from pathlib import Path
-
 import pytest
 from matplotlib.image import imread
 
-from holdfast.errors import DataError
-from holdfast.runtime.fetch import fetch_fashion_mnist
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-pytestmark = [pytest.mark.local]
-
-
-@pytest.fixture(scope="session")
-def fashion_mnist():
-    """Fashion-MNIST's folder; fetched if it is not there yet."""
-    try:
-        return fetch_fashion_mnist(report=print)
-    except DataError as error:
-        pytest.skip(f"Fashion-MNIST could not be fetched: {error}")
-
-
-@pytest.fixture
-def run(workers, tmp_path, fashion_mnist):
-    def run(size, script, *args, run_dir="run"):
-        where = tmp_path / run_dir
-        for code, errors in workers(size, EXAMPLES / script, *args, run_dir=where, timeout=150):
-            assert code == 0, errors
-        return json.loads((where / "result.json").read_text())
-
-    return run
+pytestmark = [pytest.mark.local, pytest.mark.usefixtures("fashion_mnist")]
 
 
 def sheet_of(path, rows, columns):
