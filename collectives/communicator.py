@@ -90,6 +90,9 @@ class Communicator(Protocol):
     transport: str
     device: str
     """Where its arrays are: `cpu`, NumPy's; or `cuda`, CuPy's on this rank's GPU (NCCL)."""
+    overlaps: bool
+    """Whether a call made with `async_op` waits for a wire or a GPU while its caller computes. All
+    that one over shared memory does is work of the ranks' own processors: it spares nothing."""
 
     def allocate(self, count: int, dtype: DTypeLike, *, common: bool = False) -> Array:
         """Return a zeroed one-dimensional array of `count` elements that peers can read in place.

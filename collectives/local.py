@@ -29,6 +29,7 @@ class LocalCommunicator:
     rank = 0
     world_size = 1
     transport = "self"
+    overlaps = False
 
     def __init__(self, gpu: Gpu | None = None) -> None:
         """`gpu` is where the arrays are that it is asked for; None: on the host."""

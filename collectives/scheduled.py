@@ -67,6 +67,7 @@ class ScheduledCommunicator:
     """
 
     device = "cpu"
+    overlaps = True
 
     def __init__(
         self,

@@ -108,6 +108,7 @@ class TwoLevelCommunicator:
 
     transport = "two-level"
     device = "cpu"
+    overlaps = True
 
     def __init__(
         self, local: SharedMemoryCommunicator, across: Communicator, everyone: Communicator

@@ -1,8 +1,9 @@
 """The data-parallel step: gradients are summed over the ranks, bucket by bucket.
 
 A bucket is a slice of the gradient arena. Its sum begins when backward has filled it, while
-backward goes on with the next; every rank sums the buckets in the same order. They are read from
-the gradients and written to the result arena, so a sum that breaks off can be repeated.
+backward goes on with the next, if there is a wire to wait for; else when backward has ended. Every
+rank sums the buckets in the same order. They are read from the gradients and written to the result
+arena, so a sum that breaks off can be repeated.
 
 Rule: a rank's gradient is that of its mean loss times its share of the global batch, so that the
 sum over ranks is the gradient of the mean over the global batch, whatever the world size.
@@ -236,13 +237,13 @@ class GradientSum:
         self._missing[number] -= 1
         if self._missing[number] == 0:
             self._filled.append(number)
-        if self._failure is not None:
+        if self._failure is not None or not self._communicator.overlaps:
             return
         # The last bucket is left to `finish`: whoever waits carries it out at once.
         last = len(self._buckets) - 1
         try:
             while self._begun < last and self._missing[self._order[self._begun]] == 0:
-                self._begin(last=False)
+                self._begin(at_once=False)
         except CommunicationError as error:
             self._failure = error  # raised by `finish`: half a gradient would be of no use
 
@@ -251,9 +252,10 @@ class GradientSum:
             raise self._failure
         while self._begun < len(self._buckets):
             self._arena.complete(self._buckets[self._order[self._begun]].slice)
-            self._begin(last=self._begun == len(self._buckets) - 1)
+            last = self._begun == len(self._buckets) - 1
+            self._begin(at_once=last or not self._communicator.overlaps)
 
-    def _begin(self, *, last: bool) -> None:
+    def _begin(self, *, at_once: bool) -> None:
         number = self._order[self._begun]
         x, out = self._gradient_slices[number], self._sum_slices[number]
         if not self._in_place:
@@ -270,7 +272,7 @@ class GradientSum:
                     compressor.sum(x, out, communicator)
 
             self._works.append(self._queue.submit(call))
-        elif last and self._patience is None:
+        elif at_once and self._patience is None:
             communicator.all_reduce(x, out=out)
         else:
             self._works.append(communicator.all_reduce(x, out=out, async_op=True))
@@ -299,7 +301,7 @@ class GradientSum:
         self._alone = communicator.world_size == 1
         self._patience: float | None = None
         self._order = list(range(len(self._buckets)))
-        self._agreed = len(self._buckets) == 1
+        self._agreed = len(self._buckets) == 1 or not communicator.overlaps
         self._reset()
         if self._alone:
             return

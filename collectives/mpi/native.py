@@ -85,6 +85,7 @@ class MpiCommunicator:
 
     transport = "mpi"
     device = "cpu"
+    overlaps = True
 
     def __init__(self, group: MpiGroup, *, witness: Witness | None = None) -> None:
         self.rank = group.rank

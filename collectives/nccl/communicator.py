@@ -41,6 +41,7 @@ class NcclCommunicator:
 
     transport = "nccl"
     device = "cuda"
+    overlaps = True
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class SharedMemoryCommunicator:
 
     transport = "shm"
     device = "cpu"
+    overlaps = False
 
     def __init__(self, rank: int, world_size: int, exchange: Exchange, *, timeout: float) -> None:
         """Meet the others; `exchange` gives this rank's table and returns those of this group.

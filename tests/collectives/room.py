@@ -32,6 +32,7 @@ class Member:
 
     transport = "room"
     device = "cpu"
+    overlaps = True
 
     def __init__(self, room, rank):
         self.rank, self.world_size, self._room = rank, room.world_size, room

@@ -130,6 +130,26 @@ def test_the_order_is_that_in_which_rank_0_s_backward_fills_the_buckets():
     assert layers == ["third", "third", "secon", "secon", "first", "first"]
 
 
+def test_where_there_is_no_wire_nothing_is_summed_before_backward_s_end():
+    def body(member):
+        member.overlaps = False
+        model = made()
+        arena = Arena.of(model.parameters())
+        exchange = GradientSum(arena, member, bucket_bytes=1)
+        for step in range(2):
+            member.calls.clear()
+            exchange.backward(loss_of(model, member.rank, step), 0.5)
+            assert member.calls == []
+            exchange.finish()
+            assert len(member.calls) == 6
+            exact = expected_sums(2, step)
+            np.testing.assert_allclose(arena.sums, exact, atol=1e-6 * np.abs(exact).max())
+            arena.zero_grad()
+        assert exchange._order == [0, 1, 2, 3, 4, 5]
+
+    together(2, body)
+
+
 @pytest.mark.parametrize("step", [0, 1])
 def test_the_order_is_found_in_a_step_that_is_repeated_too(step):
     rooms = {name: Room(2) for name in ("first", "second")}
