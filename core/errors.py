@@ -1,6 +1,8 @@
 """The errors of this room that are also one of Python's own kinds."""
 
-from holdfast.errors import HoldfastError
+from typing import Any
+
+from holdfast.errors import HoldfastError, UsageError
 
 
 class ShapeError(HoldfastError, ValueError):
@@ -15,3 +17,19 @@ def shape_error(operation: str, expected: str, **shapes: tuple[int, ...]) -> Sha
     """Return the error that `operation` raises when its arguments' `shapes` do not fit."""
     found = ", ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
     return ShapeError(f"{operation}: expected {expected}; found {found}")
+
+
+def check_dtypes(operation: str, **arrays: Any) -> None:
+    """Raise UsageError unless the arrays of `operation` have one dtype; None is left out.
+
+    What multiplies matrices asks for that, as PyTorch does: in the larger of two dtypes it would be
+    slow, and nobody would know why.
+    """
+    dtypes = {name: array.dtype for name, array in arrays.items() if array is not None}
+    if len(set(dtypes.values())) > 1:
+        *names, last = dtypes
+        found = ", ".join(f"{name} of {dtype}" for name, dtype in dtypes.items())
+        raise UsageError(
+            f"{operation}: {', '.join(names)} and {last} of one dtype were expected; found "
+            f"{found}: convert with .to(dtype)"
+        )

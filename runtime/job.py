@@ -314,9 +314,15 @@ class Job:
             yield self._tensor(inputs), self._tensor(targets)
 
     def sum(self, value: float) -> float:
-        """Return the sum of `value` over the ranks; every rank must call it."""
+        """Return the sum of `value`, one number, over the ranks; every rank must call it."""
+        if getattr(value, "ndim", 0):
+            shape = tuple(value.shape)  # type: ignore[attr-defined]
+            raise UsageError(
+                f"job.sum: one number is expected; found an array of shape {shape}: sum its "
+                "elements, or take job.communicator.all_reduce, which sums arrays"
+            )
         self._settle()
-        own = np.array([value], np.float64)
+        own = np.array([float(value)], np.float64)
         return float(carried(self.communicator, self.communicator.all_reduce, own)[0])
 
     def log(self, **metrics: float) -> None:

@@ -6,16 +6,36 @@ CPU, where it was measured to pay. Numba is loaded at the first of them, so that
 little does not wait for it; what it compiles is kept beside the source, or in the user's cache.
 """
 
+import contextlib
 import importlib
+import threading
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 FROM = 32 * 1024
-"""Elements from which a loop is used: below, NumPy takes microseconds anyway."""
+"""Elements from which a loop is used, but for `at_all_sizes`: below, NumPy takes microseconds."""
 
 _FLOAT32 = np.dtype(np.float32)
+
+
+class _Threshold(threading.local):
+    least = FROM
+
+
+_threshold = _Threshold()
+
+
+@contextlib.contextmanager
+def at_all_sizes() -> Iterator[None]:
+    """Use loops for small arrays too: for what is called again and again, as a plan is."""
+    before, _threshold.least = _threshold.least, 1
+    try:
+        yield
+    finally:
+        _threshold.least = before
 
 
 def loops_for(*arrays: Any) -> ModuleType | None:
@@ -23,7 +43,7 @@ def loops_for(*arrays: Any) -> ModuleType | None:
 
     None says that NumPy's functions are to be used, as where the first array is small.
     """
-    if arrays[0].size < FROM:
+    if arrays[0].size < _threshold.least:
         return None
     for array in arrays:
         if array is not None and (

@@ -14,7 +14,7 @@ import numpy as np
 
 from holdfast.core.backend import array_module, is_floating
 from holdfast.core.backward import Pullback, fit
-from holdfast.core.errors import shape_error
+from holdfast.core.errors import check_dtypes, shape_error
 from holdfast.core.ops.scores import Piece, Scores, Scratch, Step
 from holdfast.core.primitive import primitive
 from holdfast.core.variable import raw
@@ -34,11 +34,7 @@ def _check(query: Any, key: Any, value: Any, mask: Any, causal: bool) -> tuple[i
     if fits and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]:
         if mask is not None and causal:
             raise UsageError("attention: a mask or is_causal=True is expected; found both")
-        if not query.dtype == key.dtype == value.dtype:
-            raise UsageError(
-                "attention: query, key and value of one dtype are expected; found "
-                f"{query.dtype}, {key.dtype} and {value.dtype}: convert them with to()"
-            )
+        check_dtypes("attention", query=query, key=key, value=value)
         try:
             matrix = query.shape[-2], key.shape[-2]
             if mask is None or np.broadcast_shapes(mask.shape, matrix)[-2:] == matrix:

@@ -11,7 +11,7 @@ import numpy as np
 
 from holdfast.core.backend import array_module
 from holdfast.core.backward import Pullback
-from holdfast.core.errors import shape_error
+from holdfast.core.errors import check_dtypes, shape_error
 from holdfast.core.ops.columns import Geometry, by_image, by_weight, computed, correlate
 from holdfast.core.ops.im2col import im2col
 from holdfast.core.ops.windows import Sizes, convolved, spatial
@@ -24,7 +24,9 @@ Ruled = tuple[Any, Pullback]
 def check_weight(
     name: str, x: Any, weight: Any, bias: Any, groups: int, inputs: int, outputs: int
 ) -> None:
-    """Raise ShapeError unless weight and bias fit x, of which `inputs` channels are expected."""
+    """Raise ShapeError unless weight and bias fit x, of which `inputs` channels are expected, and
+    UsageError unless they have its dtype."""
+    check_dtypes(name, x=x, weight=weight, bias=bias)
     shapes = {"x": x.shape, "weight": weight.shape}
     if weight.ndim != x.ndim:
         raise shape_error(name, "x (N, C, *image) and weight (O, C / groups, *kernel)", **shapes)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.core.backward import Pullback
-from holdfast.core.errors import shape_error
+from holdfast.core.errors import check_dtypes, shape_error
 from holdfast.core.ops import reduce
 from holdfast.core.ops.linear import product
 from holdfast.core.ops.shape import diagonal, permute, reshape
@@ -75,9 +75,10 @@ def _operands(rng: np.random.Generator) -> tuple[Any, ...]:
     return arrays, dict(zip(("left", "right", "out"), labels, strict=True))
 
 
-@primitive(sample=_operands, promote=True, second="rerun")
+@primitive(sample=_operands, second="rerun")
 def contract(x: Any, y: Any, *, left: Labels, right: Labels, out: Labels) -> tuple[Any, Pullback]:
     """Sum products of two operands over the labels that are not in `out`."""
+    check_dtypes("einsum", x=x, y=y)
     return contracted(x, y, left, right, out), lambda g: (
         lambda: contracted(g, y, out, right, left),
         lambda: contracted(x, g, left, out, right),

@@ -7,11 +7,10 @@ import numpy as np
 
 from holdfast.core.backend import BFLOAT16, array_module
 from holdfast.core.backward import Into, Pullback
-from holdfast.core.errors import shape_error
+from holdfast.core.errors import check_dtypes, shape_error
 from holdfast.core.ops import elementwise
 from holdfast.core.ops.shape import permute
 from holdfast.core.primitive import primitive
-from holdfast.errors import UsageError
 
 Ruled = tuple[Any, Pullback]
 
@@ -47,12 +46,13 @@ def _factors(rng: np.random.Generator) -> tuple[Any, ...]:
     return rng.normal(size=left), rng.normal(size=right)
 
 
-@primitive(sample=_factors, promote=True, second="rerun")
+@primitive(sample=_factors, second="rerun")
 def matmul(x: Any, y: Any) -> Ruled:
     """Multiply matrices; axes before the last two are batches and broadcast, a single axis is a
     row on the left and a column on the right."""
     if not x.ndim or not y.ndim or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
         raise shape_error("matmul", "x (..., n, k) and y (..., k, m)", x=x.shape, y=y.shape)
+    check_dtypes("matmul", x=x, y=y)
     if x.ndim > 2 and y.ndim == 2:  # one product of all rows rather than one for each batch
         shape, count, width = x.shape, math.prod(x.shape[:-1]), y.shape[1]
         value, pullback = _by_matrix(x.reshape(count, shape[-1]), y)
@@ -113,11 +113,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Ruled:
         raise shape_error(
             "linear", "x (..., in) and weight (out, in)", x=x.shape, weight=weight.shape
         )
-    if x.dtype != weight.dtype:
-        raise UsageError(
-            f"linear: x and weight of one dtype were expected; found {x.dtype} and {weight.dtype}: "
-            "convert one with .to(dtype)"
-        )
+    check_dtypes("linear", x=x, weight=weight, bias=bias)
     outputs, inputs = weight.shape
     if bias is not None and bias.shape != (outputs,):
         raise shape_error(

@@ -18,7 +18,7 @@ import numpy as np
 
 from holdfast.core.backend import array_module
 from holdfast.core.backward import Pullback
-from holdfast.core.errors import shape_error
+from holdfast.core.errors import check_dtypes, shape_error
 from holdfast.core.ops.precision import accumulator
 from holdfast.core.primitive import primitive
 from holdfast.errors import UsageError
@@ -178,7 +178,9 @@ def stacked(order: Sequence[int], parts: Iterable[Any], like: Any) -> Any:
 
 
 def check_weights(name: str, gates: int, x: Any, w_ih: Any, w_hh: Any) -> int:
-    """Return the hidden size; raise ShapeError if the weights are not for `x` or each other."""
+    """Return the hidden size; raise ShapeError if the weights are not for `x` or each other, and
+    UsageError if they are of another dtype."""
+    check_dtypes(name, x=x, w_ih=w_ih, w_hh=w_hh)
     hidden = int(w_hh.shape[-1])
     if w_ih.shape != (gates * hidden, x.shape[-1]) or w_hh.shape != (gates * hidden, hidden):
         lead = "hidden" if gates == 1 else f"{gates} * hidden"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.core.backend import Array, array_module
+from holdfast.core.kernels import at_all_sizes
 from holdfast.core.plan.chains import WRITERS, run_chain
 from holdfast.core.plan.memory import Memory
 from holdfast.core.plan.passes import run_rule
@@ -47,7 +48,7 @@ class Plan:
         """Return the outputs: a tensor, or a tuple of them if the model returned one."""
         values = self._known.copy()
         self._take_in(inputs, values)
-        with np.errstate(all="ignore"):  # as the primitives themselves
+        with np.errstate(all="ignore"), at_all_sizes():  # the first as the primitives themselves
             for operation in self._operations:
                 operation(values)
         outs = tuple(wrap(values[place]) for place in self._outputs)

@@ -192,7 +192,9 @@ def test_errors_name_what_does_not_fit():
         F.scaled_dot_product_attention(q, q, q, core.ones(4, 5))
     with pytest.raises(UsageError, match="found both"):
         F.scaled_dot_product_attention(q, q, q, core.ones(5, 5), is_causal=True)
-    with pytest.raises(UsageError, match="one dtype are expected; found float64, float32"):
+    with pytest.raises(
+        UsageError, match="of one dtype were expected; found query of float64, key of float32"
+    ):
         F.scaled_dot_product_attention(q, q.float(), q)
     with pytest.raises(UsageError, match="a probability is expected"):
         F.scaled_dot_product_attention(q, q, q, dropout_p=1.5)

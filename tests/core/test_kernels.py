@@ -7,7 +7,7 @@ import pytest
 
 import holdfast.nn.functional as F
 from holdfast import core, optim
-from holdfast.core.kernels import FROM, loops_for
+from holdfast.core.kernels import FROM, at_all_sizes, loops_for
 from holdfast.core.ops import gelu, norm, softmax
 
 LARGE = (FROM // 64 + 1, 64)
@@ -32,6 +32,10 @@ def test_they_serve_large_float32_arrays_as_they_lie_in_memory():
     x = normal(*LARGE)
     assert loops_for(x) is not None
     assert loops_for(x, None, normal(3)) is not None
+    assert loops_for(x[:100]) is None
+    with at_all_sizes():
+        assert loops_for(x[:1]) is not None
+        assert loops_for(x[:0]) is None
     assert loops_for(x[:100]) is None
     assert loops_for(x.astype(np.float64)) is None
     assert loops_for(x.T) is None

@@ -65,6 +65,29 @@ def test_a_convolutional_network():
     assert "conv2d" in str(plan)
 
 
+def test_the_largest_of_windows_is_taken_before_relu():
+    """As long as nobody else reads what ReLU makes."""
+
+    class Forked(nn.Module):
+        def forward(self, x):
+            y = (x * 2).relu()
+            z = F.adaptive_max_pool2d((x - 1).relu(), 2)
+            return F.max_pool2d(y, 3, 2, 1, ceil_mode=True), y.sum(), z
+
+    plan = agree(lenet(), normal(4, 1, 28, 28))
+    assert kinds_of(plan)[:3] == ["conv2d", "max_pool2d", "relu"]
+    x = normal(2, 3, 7, 6)
+    x.array[0, 1] = np.nan
+    x.array[1, :, 3:] = -np.inf
+    model = Forked()
+    plan = trace(model, x)
+    for found, expected in zip(plan(x), model(x), strict=True):
+        assert np.array_equal(found.array, expected.array, equal_nan=True)
+    assert kinds_of(plan) == [
+        *("mul", "relu", "sub", "adaptive_max_pool2d", "relu", "max_pool2d", "sum")
+    ]
+
+
 def test_batch_norms_vanish_in_convolutions():
     model = Residual()
     for _ in range(3):  # statistics worth folding

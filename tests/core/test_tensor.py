@@ -5,7 +5,8 @@ import copy
 import numpy as np
 import pytest
 
-from holdfast import core
+import holdfast.nn.functional as F
+from holdfast import core, nn
 from holdfast.core.errors import ShapeError
 from holdfast.errors import GradientError, UsageError
 
@@ -249,3 +250,22 @@ def test_only_floats_require_gradients():
 def test_unknown_devices_are_refused():
     with pytest.raises(UsageError, match="expected one of cpu, cuda"):
         core.zeros(1, device="tpu")
+
+
+@pytest.mark.parametrize(
+    ("product", "match"),
+    [
+        (lambda x, w: x @ w, "matmul: x and y"),
+        (lambda x, w: core.einsum("ijk,kl->ijl", x, w), "einsum"),
+        (lambda x, w: F.linear(x, w), "linear: .* x of float32, weight of float64"),
+        (lambda x, w: F.linear(x, w.float(), w[0]), "bias of float64"),
+        (lambda x, w: F.conv1d(x, w[:, :3, None]), "conv1d: .* x of float32, weight of float64"),
+        (lambda x, w: F.conv_transpose1d(x, w[:3, :, None]), "conv_transpose1d"),
+        (lambda x, w: nn.LSTM(4, 4)(x.double()), "lstm: x, w_ih and w_hh"),
+    ],
+)
+def test_a_product_of_two_dtypes_is_refused(product, match):
+    x, w = core.ones(2, 3, 4), core.ones(4, 4).double()
+    with pytest.raises(UsageError, match=match) as caught:
+        product(x, w)
+    assert "of one dtype were expected" in str(caught.value)

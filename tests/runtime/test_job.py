@@ -308,6 +308,9 @@ def test_the_loop_s_mistakes_are_named(alone):
         alone.backward(F.cross_entropy(model(x), y))
     with pytest.raises(UsageError, match="for step 0 called job"):
         next(batches)
+    with pytest.raises(UsageError, match=r"job.sum: one number .* shape \(2,\): sum its"):
+        alone.sum(np.ones(2))
+    assert alone.sum(x.sum() * 0 + 3) == 3.0
     with pytest.raises(UsageError, match="accumulate is"):
         next(alone.batches(points(), 4, 1, accumulate=0))
 
