@@ -17,8 +17,8 @@ import workloads
 TURN_SECONDS = 0.2
 
 
-def models() -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """Return modules by name, each with the shape of its input."""
+def models() -> dict[str, tuple[Any, list[tuple[int, ...]]]]:
+    """Return modules by name, each with the shapes of its inputs."""
     import holdfast.nn.functional as functional
     from holdfast import nn
 
@@ -50,10 +50,10 @@ def models() -> dict[str, tuple[Any, tuple[int, ...]]]:
     )
     gpt = workloads.WORKLOADS["gpt"].model(nn, functional)
     return {
-        "mlp": (workloads.mlp(nn, functional), (1, 784)),
-        "lenet": (workloads.lenet(nn, functional), (32, 1, 28, 28)),
-        "residual": (residual, (32, 1, 28, 28)),
-        "gpt": (gpt, (1, workloads.LENGTH)),
+        "mlp": (workloads.mlp(nn, functional), [(1, 784)]),
+        "lenet": (workloads.lenet(nn, functional), [(1, 1, 28, 28), (32, 1, 28, 28)]),
+        "residual": (residual, [(1, 1, 28, 28), (32, 1, 28, 28)]),
+        "gpt": (gpt, [(1, workloads.LENGTH)]),
     }
 
 
@@ -103,7 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     workloads.use_one_thread()
-    results = [measured(name, *each, args.rounds) for name, each in models().items()]
+    results = [
+        measured(name, model, shape, args.rounds)
+        for name, (model, shapes) in models().items()
+        for shape in shapes
+    ]
     print("# one thread, medians; the largest difference is relative to the largest output")
     print("model      input               model us    plan us  ratio  difference")
     for row in results:

@@ -198,7 +198,7 @@ class WorkQueue:
 
     @property
     def broken(self) -> bool:
-        """Whether a call failed, so that the ranks are out of step."""
+        """Whether a call failed or was dropped, so that the ranks are out of step."""
         return self._broken is not None
 
     def close(self) -> None:
@@ -215,7 +215,9 @@ class WorkQueue:
         if self._engine.acquire(timeout=LEAVE_SECONDS):
             try:
                 while self._pending:
-                    self._pending.popleft()._run()  # each is told that the queue is closed
+                    work = self._pending.popleft()
+                    work._run()  # whoever waits for it is told that the queue is closed
+                    self._broken = self._broken or work._error
             finally:
                 self._engine.release()
 

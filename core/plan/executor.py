@@ -13,7 +13,7 @@ from holdfast.core.backend import Array, array_module
 from holdfast.core.kernels import at_all_sizes
 from holdfast.core.plan.chains import WRITERS, run_chain
 from holdfast.core.plan.memory import Memory
-from holdfast.core.plan.passes import run_rule
+from holdfast.core.plan.passes import MAXIMA, run_rule
 from holdfast.core.plan.program import Kind, Program, Ref, Step
 from holdfast.core.primitive import wrap
 from holdfast.core.variable import raw
@@ -200,6 +200,7 @@ FRESH = frozenset(
         "linear",
         "matmul",
         "rms_norm",
+        *MAXIMA,
     }
 )
 """Primitives whose value is never in memory that anybody else has."""

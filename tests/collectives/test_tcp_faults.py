@@ -7,6 +7,7 @@ import random
 import secrets
 import socket
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -188,7 +189,8 @@ def test_a_rank_that_leaves_first_lets_the_other_have_what_it_sent_last(ranks, s
     cut = Cut(0, direction, SHAKE[direction] + rng.randrange(2 * HEADER_SIZE), "reset")
     print("seed", seed, cut)
     with nothing_left(), contextlib.ExitStack() as stack:
-        members, _ = group(stack, 2, {(1, 0): (cut,)})
+        # If the last acknowledgement is lost, nobody is left who could say that all is well.
+        members, _ = group(stack, 2, {(1, 0): (cut,)}, link=replace(LINK, linger=2.0))
 
         def body(rank):
             members[rank].barrier()

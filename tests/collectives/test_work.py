@@ -49,6 +49,30 @@ def test_work_gives_the_result_of_its_call(queue):
     assert queue.run(lambda: "now") == "now"
 
 
+def test_a_call_that_closing_drops_is_told_and_leaves_the_ranks_out_of_step(queue):
+    gate, begun = threading.Event(), threading.Event()
+    first = queue.submit(lambda: begun.set() or gate.wait())
+    begun.wait()
+    second = queue.submit(lambda: None)
+    closing = threading.Thread(target=queue.close)
+    closing.start()
+    with pytest.raises(CommunicationError, match="test is closed"):
+        while True:  # until the other thread has begun to close
+            queue.submit(lambda: None)
+    gate.set()
+    closing.join()
+    first.wait()
+    with pytest.raises(CommunicationError, match="test is closed"):
+        second.wait()
+    assert queue.broken
+
+
+def test_closing_when_all_is_done_breaks_nothing(queue):
+    queue.submit(lambda: None).wait()
+    queue.close()
+    assert not queue.broken
+
+
 class Stages(Staged[None]):
     """A call that writes down what it does; `gate` is awaited asleep before it ends."""
 
