@@ -1,15 +1,18 @@
 """Data-parallel training over a slow wire: ours beside PyTorch DDP with Gloo, in one run.
 
-    sudo python benchmarks/slow_wire.py [--models deep,mlp] [--rounds 7] [--json FILE]
+    sudo python benchmarks/slow_wire.py [--models gpt,deep,mlp] [--rounds 7] [--json FILE]
 
 Two network namespaces joined by cables of 1 Gbit/s (token buckets both ways), one rank in each, one
-thread per rank, Fashion-MNIST, Adam. Needs root and PyTorch (`make peers`). Models:
+thread per rank. Needs root and PyTorch (`make peers`). Models:
 
+    gpt    4 layers of 128, T = 64, batch 16, AdamW: 825,088 parameters, text
     mlp    784-512-512-10, batch 256 per rank: 669,706 parameters, communication is most of the step
     wide   the same at batch 2048: computing and communicating take about the same time
     deep   784-128, then six times 128-512-128, then 10: 892,810 parameters in layers as a small
            GPT's, batch 1024, so that its backward takes about as long as a GPT's of that size
     even   six layers of 384 behind 784-256: an even stream of gradients
+
+The perceptrons train on Fashion-MNIST with Adam.
 
 Hidden is the part of the exchange that costs no time: (compute + wire - step) / wire, where compute
 is the same library's step on the same two processes without exchange, and wire is the bytes of the
@@ -35,13 +38,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from workloads import OVER_A_WIRE, THREAD_VARIABLES, Workload, chosen, load_holdfast, samples
 
 from holdfast.errors import DeadlineExceeded, FabricError, HoldfastError, LaunchError, UsageError
 from holdfast.fabric import build, star
 from holdfast.fabric.hosts import HostsEngine
 from holdfast.fabric.network import Network
 from holdfast.launch.bandwidth.libraries import find_python
-from holdfast.runtime.datasets import fashion_mnist
 
 HERE = Path(__file__).resolve().parent
 WIRE = 0.1195e9
@@ -51,28 +54,8 @@ ANSWER_SECONDS = 300.0
 FIRST_PORT = 29700
 
 
-@dataclass(frozen=True)
-class Model:
-    """Widths of a perceptron's layers, and the batch per rank."""
-
-    widths: tuple[int, ...]
-    batch: int
-    steps: int
-    """In a round."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its gradients."""
-        pairs = zip(self.widths, self.widths[1:], strict=False)
-        return sum(4 * (a * b + b) for a, b in pairs)
-
-
-MODELS = {
-    "mlp": Model((784, 512, 512, 10), 256, 40),
-    "wide": Model((784, 512, 512, 10), 2048, 15),
-    "deep": Model((784, 128, *(512, 128) * 6, 10), 1024, 20),
-    "even": Model((784, 256, *(384,) * 6, 10), 1024, 20),
-}
+STEPS = {"gpt": 12, "mlp": 40, "wide": 15, "deep": 20, "even": 20}
+"""In a round."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +83,7 @@ class Group:
         self,
         network: Network[HostsEngine],
         entrant: Entrant,
-        model: Model,
+        workload: Workload,
         python: Path,
         data: Path,
         port: int,
@@ -111,7 +94,8 @@ class Group:
         token = secrets.token_hex(32)
         environment = {
             **{name: value for name, value in os.environ.items() if name[:9] != "HOLDFAST_"},
-            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+            **dict.fromkeys(THREAD_VARIABLES, "1"),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH")))),
         }
         try:
             for rank, host in enumerate(hosts):
@@ -135,8 +119,7 @@ class Group:
                     "address": host.address(),
                     "token": token,
                     "data": str(data),
-                    "widths": model.widths,
-                    "batch": model.batch,
+                    "model": workload.name,
                 }
                 self._say(process, settings)
             for rank in range(len(hosts)):
@@ -206,15 +189,16 @@ class Group:
 
 def compare(
     network: Network[HostsEngine],
-    name: str,
+    workload: Workload,
     entrants: Sequence[Entrant],
     pythons: Mapping[str, Path],
     data: Path,
+    nbytes: int,
     rounds: int,
     first_port: int,
 ) -> list[dict[str, Any]]:
     """Train one model in turns; return a result for each entrant, ratios over the last one."""
-    model = MODELS[name]
+    count = STEPS[workload.name]
     groups: list[Group] = []
     steps: list[list[float]] = [[] for _ in entrants]
     alone: list[list[float]] = [[] for _ in entrants]
@@ -222,23 +206,23 @@ def compare(
     try:
         for number, entrant in enumerate(entrants):
             python = pythons[entrant.library]
-            groups.append(Group(network, entrant, model, python, data, first_port + number))
+            groups.append(Group(network, entrant, workload, python, data, first_port + number))
         for _ in range(rounds):
             for number, group in enumerate(groups):
-                seconds, losses[number] = group.measure(exchange=True, steps=model.steps)
+                seconds, losses[number] = group.measure(exchange=True, steps=count)
                 steps[number].append(seconds)
-                alone[number].append(group.measure(exchange=False, steps=model.steps)[0])
+                alone[number].append(group.measure(exchange=False, steps=count)[0])
     finally:
         for group in groups:
             group.close()
-    wire = model.nbytes / WIRE
+    wire = nbytes / WIRE
     return [
         {
-            "model": name,
-            "batch": model.batch,
-            "megabytes": model.nbytes / 1e6,
+            "model": workload.name,
+            "batch": workload.batch,
+            "megabytes": nbytes / 1e6,
             "entrant": entrant.name,
-            "samples_per_second": 2 * model.batch / statistics.median(steps[number]),
+            "samples_per_second": 2 * workload.batch / statistics.median(steps[number]),
             "step_ms": statistics.median(steps[number]) * 1e3,
             "compute_ms": statistics.median(alone[number]) * 1e3,
             "wire_ms": wire * 1e3,
@@ -280,35 +264,35 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_data(path: Path, model: Model) -> None:
-    """Write images, labels and the weights that all entrants begin from."""
-    images, labels = fashion_mnist()[0][np.arange(IMAGES)]
-    rng = np.random.default_rng(0)
-    weights = []
-    for fan_in, fan_out in zip(model.widths, model.widths[1:], strict=False):
-        bound = (6 / fan_in) ** 0.5  # He et al., 2015: deep ones train from the first step on
-        weights.append(rng.uniform(-bound, bound, (fan_out, fan_in)).astype(np.float32))
-        weights.append(np.zeros(fan_out, np.float32))
-    arrays: dict[str, Any] = {f"w{number}": weight for number, weight in enumerate(weights)}
-    np.savez(path, images=images.reshape(len(images), -1), labels=labels, **arrays)
+def write_data(path: Path, workload: Workload) -> int:
+    """Write inputs, targets and the weights that all begin from; return the gradients' bytes."""
+    library = load_holdfast()
+    inputs, targets = samples(workload.data, images=IMAGES)
+    model = workload.model(library.nn, library.functional)
+    if workload.data == "images":
+        for parameter in model.parameters():  # deep ones train from the first step on
+            if parameter.ndim > 1:
+                library.nn.init.kaiming_uniform_(parameter, nonlinearity="relu")
+            else:
+                library.nn.init.zeros_(parameter)
+    weights = {f"w{i}": parameter.array for i, parameter in enumerate(model.parameters())}
+    np.savez(path, inputs=inputs, targets=targets, **weights)
+    return sum(weight.nbytes for weight in weights.values())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as a command; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="deep,mlp", help=", ".join(MODELS))
+    parser.add_argument("--models", default="gpt,deep,mlp", help=", ".join(OVER_A_WIRE))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-compression", action="store_true", help="leave the compressed out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     options = parser.parse_args(arguments)
     try:
-        models = tuple(dict.fromkeys(options.models.split(",")))
-        for name in models:
-            if name not in MODELS:
-                raise UsageError(f"--models: {', '.join(MODELS)} are known, {name!r} was given")
+        workloads = chosen(options.models, OVER_A_WIRE)
         if options.rounds < 1:
             raise UsageError(f"--rounds: at least 1 was expected, {options.rounds} was given")
-        results = run(models, options.rounds, compressed=not options.no_compression)
+        results = run(workloads, options.rounds, compressed=not options.no_compression)
     except FabricError as error:
         print(f"holdfast: error: a slow wire cannot be built: {error}", file=sys.stderr)
         return 1
@@ -321,8 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(models: Sequence[str], rounds: int, *, compressed: bool) -> list[dict[str, Any]]:
-    """Measure all `models`; processes, namespaces and files are gone when this returns."""
+def run(workloads: Sequence[Workload], rounds: int, *, compressed: bool) -> list[dict[str, Any]]:
+    """Measure all `workloads`; processes, namespaces and files are gone when this returns."""
     folder = os.environ.get("HOLDFAST_PEERS")
     peers = [Path(folder)] if folder else []
     pythons = {
@@ -335,15 +319,15 @@ def run(models: Sequence[str], rounds: int, *, compressed: bool) -> list[dict[st
         build("kernel", star(2, rate="1gbit")) as network,
         tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch,
     ):
-        for name in models:
-            data = Path(scratch) / f"{name}.npz"
-            write_data(data, MODELS[name])
+        for workload in workloads:
+            data = Path(scratch) / f"{workload.name}.npz"
+            nbytes = write_data(data, workload)
             for entrants in (PLAIN, COMPRESSED) if compressed else (PLAIN,):
                 began = time.monotonic()
-                results += compare(network, name, entrants, pythons, data, rounds, port)
+                results += compare(network, workload, entrants, pythons, data, nbytes, rounds, port)
                 port += len(entrants)
                 print(
-                    f"holdfast: {name}, {' and '.join(each.name for each in entrants)}: "
+                    f"holdfast: {workload.name}, {' and '.join(each.name for each in entrants)}: "
                     f"{rounds} rounds in {time.monotonic() - began:.0f} s",
                     file=sys.stderr,
                 )

@@ -12,20 +12,23 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from workloads import OVER_A_WIRE, Library, load_holdfast, load_torch, training_step
 
-LEARNING_RATE = 1e-3
 SIOCGIFADDR = 0x8915
+
+Step = Callable[[], Any]
+"""Trains on the next batch and returns the loss, a tensor."""
 
 
 class Trainer(Protocol):
     """What a library's side gives. All ranks begin from the same weights."""
 
-    def step(self, exchange: bool) -> float:
-        """Train on the next batch, with or without exchanging gradients; return the loss."""
+    steps: Mapping[bool, Step]
+    """With and without exchanging gradients, of two models."""
 
     def barrier(self) -> None:
         """Return when both ranks have come here."""
@@ -34,32 +37,35 @@ class Trainer(Protocol):
         """Leave."""
 
 
-class Data:
-    """This rank's batches, over and over; images lie flat."""
+class Training:
+    """What both sides train: the model, its first weights and this rank's batches."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        arrays = np.load(settings["data"])
+    def __init__(self, library: Library, settings: Mapping[str, Any]) -> None:
+        self._library, self._workload = library, OVER_A_WIRE[settings["model"]]
         rank, world_size = settings["rank"], settings["world_size"]
-        self.weights = [arrays[f"w{i}"] for i in range(2 * (len(settings["widths"]) - 1))]
-        self.images = arrays["images"][rank::world_size].copy()
-        self.labels = arrays["labels"][rank::world_size].copy()
-        self._batch: int = settings["batch"]
-        self._next = 0
+        arrays = np.load(settings["data"])
+        self._weights = [arrays[f"w{i}"] for i in range(len(arrays.files) - 2)]
+        own = (arrays[name][rank::world_size] for name in ("inputs", "targets"))
+        self.batches: Iterator[tuple[Any, Any]] = self._workload.batches(library, *own)
 
-    def batch(self) -> slice:
-        """Return where the next batch lies."""
-        start = self._next % (len(self.labels) // self._batch) * self._batch
-        self._next += 1
-        return slice(start, start + self._batch)
+    def model(self) -> Any:
+        """Return the model with the first weights."""
+        model = self._workload.model(self._library.nn, self._library.functional)
+        for parameter, value in zip(model.parameters(), self._weights, strict=True):
+            parameter.data[...] = self._library.tensor(value)
+        return model
+
+    def optimizer(self, model: Any) -> Any:
+        """Return an optimizer of its parameters."""
+        return self._workload.make_optimizer(self._library, model.parameters())
 
 
 class HoldfastTrainer:
     """Ours: one model whose gradients are exchanged, and a copy whose are not."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        library = load_holdfast()
         import holdfast as hf
-        import holdfast.nn.functional as functional
-        from holdfast import nn, optim
 
         # Without a run directory nothing is written, as PyTorch writes nothing.
         self._job = job = hf.init(
@@ -73,44 +79,21 @@ class HoldfastTrainer:
                 address=settings["address"],
             )
         )
-        data = Data(settings)
-        images, labels = hf.tensor(data.images), hf.tensor(data.labels)
-
-        def make() -> tuple[Any, Any]:
-            layers: list[Any] = []
-            for fan_in, fan_out in zip(settings["widths"], settings["widths"][1:], strict=False):
-                layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-            model = nn.Sequential(*layers[:-1])
-            for parameter, value in zip(model.parameters(), data.weights, strict=True):
-                parameter.data[...] = value
-            return model, optim.Adam(model.parameters(), lr=LEARNING_RATE)
-
-        model, optimizer = make()
-        job.prepare(model, optimizer, **settings["prepare"])
-        lone, lone_optimizer = make()
-
+        training = Training(library, settings)
+        model, lone = training.model(), training.model()
+        job.prepare(model, training.optimizer(model), **settings["prepare"])
         share = 1 / job.world_size
+        loss_of = library.functional.cross_entropy
 
-        def together() -> float:
-            at = data.batch()
-            loss = functional.cross_entropy(model(images[at]), labels[at])
+        def together() -> Any:
+            inputs, targets = next(training.batches)
+            loss = loss_of(model(inputs), targets)
             job.backward(loss * share)  # of the global batch, as `job.batches` weighs it
             job.step()
-            return float(loss.item())
+            return loss
 
-        def alone() -> float:
-            at = data.batch()
-            lone_optimizer.zero_grad()
-            loss = functional.cross_entropy(lone(images[at]), labels[at])
-            loss.backward()
-            lone_optimizer.step()
-            return float(loss.item())
-
-        self._steps = {True: together, False: alone}
-
-    def step(self, exchange: bool) -> float:
-        """Train on the next batch."""
-        return self._steps[exchange]()
+        alone = training_step(library, lone, training.optimizer(lone), training.batches)
+        self.steps: Mapping[bool, Step] = {True: together, False: alone}
 
     def barrier(self) -> None:
         """Return when both ranks have come here."""
@@ -126,13 +109,11 @@ class TorchTrainer:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         os.environ["GLOO_SOCKET_IFNAME"] = interface_of(settings["address"])
-        import torch
+        library = load_torch()
         import torch.distributed as dist
-        from torch import nn
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
         from torch.nn.parallel import DistributedDataParallel
 
-        torch.set_num_threads(1)
         self._dist = dist
         dist.init_process_group(
             "gloo",
@@ -140,39 +121,15 @@ class TorchTrainer:
             rank=settings["rank"],
             world_size=settings["world_size"],
         )
-        data = Data(settings)
-        images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
-        loss_of = nn.CrossEntropyLoss()
-
-        def make(exchange: bool) -> Callable[[], float]:
-            layers: list[Any] = []
-            for fan_in, fan_out in zip(settings["widths"], settings["widths"][1:], strict=False):
-                layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-            model: Any = nn.Sequential(*layers[:-1])
-            with torch.no_grad():
-                for parameter, value in zip(model.parameters(), data.weights, strict=True):
-                    parameter.copy_(torch.from_numpy(value))
-            if exchange:
-                model = DistributedDataParallel(model, **settings["ddp"])
-                if settings["fp16_hook"]:
-                    model.register_comm_hook(None, default_hooks.fp16_compress_hook)
-            optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-
-            def step() -> float:
-                at = data.batch()
-                optimizer.zero_grad()
-                loss = loss_of(model(images[at]), labels[at])
-                loss.backward()
-                optimizer.step()
-                return float(loss.item())
-
-            return step
-
-        self._steps = {exchange: make(exchange) for exchange in (True, False)}
-
-    def step(self, exchange: bool) -> float:
-        """Train on the next batch."""
-        return self._steps[exchange]()
+        training = Training(library, settings)
+        lone = training.model()
+        model = DistributedDataParallel(training.model(), **settings["ddp"])
+        if settings["fp16_hook"]:
+            model.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        self.steps: Mapping[bool, Step] = {
+            exchange: training_step(library, each, training.optimizer(each), training.batches)
+            for exchange, each in ((True, model), (False, lone))
+        }
 
     def barrier(self) -> None:
         """Return when both ranks have come here."""
@@ -207,11 +164,12 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         command = json.loads(line)
+        step = trainer.steps[command["exchange"]]
         for _ in range(command["warmup"]):
-            trainer.step(command["exchange"])
+            step()
         trainer.barrier()
         began = time.perf_counter()
-        losses = [trainer.step(command["exchange"]) for _ in range(command["steps"])]
+        losses = [float(step().item()) for _ in range(command["steps"])]
         seconds = (time.perf_counter() - began) / command["steps"]
         loss = float(np.mean(losses))
         print(json.dumps({"seconds": seconds, "loss": loss}), flush=True)

@@ -85,16 +85,19 @@ def lenet(nn: Any, functional: Any) -> Any:
     )
 
 
-def mlp(nn: Any, functional: Any) -> Any:
-    """A perceptron of 784-512-512-10."""
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(784, 512),
-        nn.ReLU(),
-        nn.Linear(512, 512),
-        nn.ReLU(),
-        nn.Linear(512, 10),
-    )
+def perceptron(*widths: int) -> Callable[[Any, Any], Any]:
+    """A perceptron of flattened images, with ReLU between its layers."""
+
+    def made(nn: Any, functional: Any) -> Any:
+        layers = [nn.Flatten()]
+        for fan_in, fan_out in itertools.pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    return made
+
+
+mlp = perceptron(784, 512, 512, 10)
 
 
 def gpt(nn: Any, functional: Any) -> Any:
@@ -170,25 +173,34 @@ WORKLOADS: Mapping[str, Workload] = {
     )
 }
 
+ADAM = "Adam", {"lr": 1e-3}
+OVER_A_WIRE: Mapping[str, Workload] = {
+    **{name: WORKLOADS[name] for name in ("gpt", "mlp")},
+    "wide": Workload("wide", 2048, "images", mlp, *ADAM),
+    "deep": Workload("deep", 1024, "images", perceptron(784, 128, *(512, 128) * 6, 10), *ADAM),
+    "even": Workload("even", 1024, "images", perceptron(784, 256, *(384,) * 6, 10), *ADAM),
+}
+"""What is trained where communicating takes about as long as computing."""
 
-def chosen(names: str) -> list[Workload]:
+
+def chosen(names: str, known: Mapping[str, Workload] = WORKLOADS) -> list[Workload]:
     """Return the workloads of a list with commas, each once; raises UsageError."""
     from holdfast.errors import UsageError
 
     for name in names.split(","):
-        if name not in WORKLOADS:
-            raise UsageError(f"--models: {', '.join(WORKLOADS)} are known, {name!r} was given")
-    return [WORKLOADS[name] for name in dict.fromkeys(names.split(","))]
+        if name not in known:
+            raise UsageError(f"--models: {', '.join(known)} are known, {name!r} was given")
+    return [known[name] for name in dict.fromkeys(names.split(","))]
 
 
-def samples(data: str) -> "tuple[npt.NDArray[Any], npt.NDArray[Any]]":
+def samples(data: str, images: int = IMAGES) -> "tuple[npt.NDArray[Any], npt.NDArray[Any]]":
     """Return inputs and targets: images and classes, or characters and those that follow them."""
     import numpy as np
 
     from holdfast import datasets
 
     if data == "images":
-        return datasets.fashion_mnist()[0][np.arange(IMAGES)]
+        return datasets.fashion_mnist()[0][np.arange(images)]
     text = datasets.standard_library_text()
     assert len(text.alphabet) == CHARACTERS
     windows = text.windows(LENGTH)
