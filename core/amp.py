@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.core.backend import BFLOAT16, is_floating
+from holdfast.core.device import Device
 from holdfast.core.ops.elementwise import cast
 from holdfast.core.recording import recording
 from holdfast.core.tensor import Tensor
@@ -84,13 +85,15 @@ HIGHER = frozenset(
 
 
 @contextmanager
-def autocast(dtype: Any = BFLOAT16, enabled: bool = True) -> Iterator[None]:
+def autocast(device_type: str, dtype: Any = None, enabled: bool = True) -> Iterator[None]:
     """Compute in mixed precision inside: the forward pass and the loss; backward follows by itself.
 
     `dtype` is bfloat16 or float16; the second has so small a range that it wants a `GradScaler`.
-    Raises UsageError for another dtype. As torch.autocast.
+    Without one it is what the device is best at: bfloat16 on "cpu", float16 on "cuda". Raises
+    UsageError for another dtype or device. As torch.autocast.
     """
-    kind = np.dtype(dtype)
+    of_device = BFLOAT16 if Device(device_type) == "cpu" else np.dtype(np.float16)
+    kind = of_device if dtype is None else np.dtype(dtype)
     if enabled and kind not in (BFLOAT16, np.dtype(np.float16)):
         raise UsageError(f"autocast to bfloat16 or float16 was expected, found {kind}")
     before = recording.watchers

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.core.backend import is_floating
-from holdfast.core.errors import AnomalyError
 from holdfast.core.variable import raw
 from holdfast.core.watch import watching
+from holdfast.errors import AnomalyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,8 @@ class _Anomaly:
         options: dict[str, Any],
         run: "Callable[..., Any]",
     ) -> Any:
-        out = run(*arguments, **options)
+        with np.errstate(all="ignore"):  # what is found is told by the error
+            out = run(*arguments, **options)
         values = out if isinstance(out, tuple) else (out,)
         if any(_has_nan(value) for value in values) and not any(map(_has_nan, arguments)):
             raise AnomalyError(

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from holdfast.core.device import CPU, CUDA, Device
 from holdfast.errors import MissingDependency, UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -42,12 +43,8 @@ def backend(device: str) -> Any:
 
     Raises MissingDependency if it is not installed, UsageError for an unknown name.
     """
-    try:
-        load = _BACKENDS[device]
-    except KeyError:
-        known = ", ".join(sorted(_BACKENDS))
-        raise UsageError(f"unknown device {device!r}: expected one of {known}") from None
-    return load()
+    load = _BACKENDS.get(device)
+    return load() if load is not None else _BACKENDS[Device(device)]()
 
 
 def choose_device(asked: str) -> str:
@@ -76,9 +73,9 @@ def array_module(*arrays: Any) -> Any:
     return np
 
 
-def device_of(array: Any) -> str:
-    """Return the name of the device that holds `array`."""
-    return "cpu" if array_module(array) is np else "cuda"
+def device_of(array: Any) -> Device:
+    """Return the device that holds `array`."""
+    return CPU if array_module(array) is np else CUDA
 
 
 def to_host(array: Any) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.backend import Array, array_module, backend
+from holdfast.core.backend import Array, array_module, backend, is_floating
 from holdfast.core.primitive import DEFAULT_FLOAT
 from holdfast.core.tensor import Tensor
 from holdfast.core.variable import raw
@@ -42,7 +42,8 @@ def tensor(
 ) -> Tensor:
     """Return a tensor that holds a copy of `data`: numbers, nested lists, an array or a tensor.
 
-    Python's floats become float32 and its integers int64; arrays keep their dtype.
+    Python's floats become float32 and its integers int64; arrays and NumPy's numbers keep their
+    dtype, in lists too.
     """
     return Tensor(_array(data, dtype, device, copy=True), requires_grad)
 
@@ -70,14 +71,27 @@ def _array(data: Any, dtype: npt.DTypeLike | None, device: str | None, copy: boo
     if not hasattr(held, "dtype"):
         if isinstance(held, (list, tuple)):
             held = _bare(held)
+        of_python = not isinstance(_first(held), np.generic | np.ndarray)
         held = np.asarray(held)
-        if dtype is None and held.dtype == np.float64:
+        if dtype is None and held.dtype == np.float64 and of_python:
             dtype = DEFAULT_FLOAT
+    if held.dtype.kind not in "biufc" and not is_floating(held.dtype):
+        raise UsageError(
+            f"tensor: numbers, nested lists of them of even lengths, or an array were expected; "
+            f"found {data!r:.80}"
+        )
     module = array_module(held) if device is None else backend(device)
     if module is np:
         held = held if isinstance(held, np.ndarray | np.generic) else held.get()
     made: Array = module.array(held, dtype=dtype) if copy else module.asarray(held, dtype=dtype)
     return made
+
+
+def _first(data: Any) -> Any:
+    """Return the first element of nested lists."""
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return data
 
 
 def _bare(data: Any) -> Any:

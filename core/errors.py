@@ -1,16 +1,8 @@
-"""The errors of this room that are also one of Python's own kinds."""
+"""How this room words its errors about shapes and dtypes."""
 
 from typing import Any
 
-from holdfast.errors import HoldfastError, UsageError
-
-
-class ShapeError(HoldfastError, ValueError):
-    """Shapes do not fit; the message names the primitive, its arguments and their shapes."""
-
-
-class AnomalyError(HoldfastError, ArithmeticError):
-    """A primitive made a NaN; the message names it and what it was called with."""
+from holdfast.errors import ShapeError, UsageError
 
 
 def shape_error(operation: str, expected: str, **shapes: tuple[int, ...]) -> ShapeError:

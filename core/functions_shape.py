@@ -11,6 +11,7 @@ import numpy as np
 
 from holdfast.core.backend import backend
 from holdfast.core.errors import shape_error
+from holdfast.core.methods.named import function
 from holdfast.core.methods.shapes import axis
 from holdfast.core.ops import shape
 from holdfast.core.ops.ask import ask
@@ -33,13 +34,18 @@ __all__ = [
     "bucketize",
     "cat",
     "chunk",
+    "clone",
     "column_stack",
     "concat",
     "concatenate",
+    "cross",
+    "detach",
     "diag",
     "diag_embed",
+    "diagflat",
     "diagonal",
     "dot",
+    "dsplit",
     "dstack",
     "einsum",
     "flatten",
@@ -48,6 +54,7 @@ __all__ = [
     "flipud",
     "gather",
     "ger",
+    "hsplit",
     "hstack",
     "index_add",
     "index_copy",
@@ -55,7 +62,11 @@ __all__ = [
     "index_put",
     "index_select",
     "inner",
+    "is_floating_point",
+    "is_tensor",
+    "kron",
     "kthvalue",
+    "masked_scatter",
     "masked_select",
     "matmul",
     "meshgrid",
@@ -66,6 +77,7 @@ __all__ = [
     "mv",
     "narrow",
     "nonzero",
+    "numel",
     "outer",
     "permute",
     "ravel",
@@ -102,76 +114,93 @@ __all__ = [
     "unique",
     "unique_consecutive",
     "unsqueeze",
+    "vdot",
+    "vsplit",
     "vstack",
 ]
 
-addmm = Tensor.addmm
-addmv = Tensor.addmv
-addr = Tensor.addr
-argsort = Tensor.argsort
-argwhere = Tensor.argwhere
-baddbmm = Tensor.baddbmm
-bincount = Tensor.bincount
-bmm = Tensor.bmm
-broadcast_to = Tensor.broadcast_to
-chunk = Tensor.chunk
-diag = Tensor.diag
-diag_embed = Tensor.diag_embed
-diagonal = Tensor.diagonal
-dot = Tensor.dot
-flatten = Tensor.flatten
-flip = Tensor.flip
-fliplr = Tensor.fliplr
-flipud = Tensor.flipud
-gather = Tensor.gather
-ger = Tensor.ger
-index_add = Tensor.index_add
-index_copy = Tensor.index_copy
-index_fill = Tensor.index_fill
-index_put = Tensor.index_put
-index_select = Tensor.index_select
-inner = Tensor.inner
-kthvalue = Tensor.kthvalue
-masked_select = Tensor.masked_select
+addmm = function(Tensor.addmm)
+addmv = function(Tensor.addmv)
+addr = function(Tensor.addr)
+argsort = function(Tensor.argsort)
+argwhere = function(Tensor.argwhere)
+baddbmm = function(Tensor.baddbmm)
+bincount = function(Tensor.bincount)
+bmm = function(Tensor.bmm)
+broadcast_to = function(Tensor.broadcast_to)
+chunk = function(Tensor.chunk)
+clone = function(Tensor.clone)
+cross = function(Tensor.cross)
+detach = function(Tensor.detach)
+diag = function(Tensor.diag)
+diag_embed = function(Tensor.diag_embed)
+diagflat = function(Tensor.diagflat)
+diagonal = function(Tensor.diagonal)
+dot = function(Tensor.dot)
+dsplit = function(Tensor.dsplit)
+flatten = function(Tensor.flatten)
+flip = function(Tensor.flip)
+fliplr = function(Tensor.fliplr)
+flipud = function(Tensor.flipud)
+gather = function(Tensor.gather)
+ger = function(Tensor.ger)
+hsplit = function(Tensor.hsplit)
+index_add = function(Tensor.index_add)
+index_copy = function(Tensor.index_copy)
+index_fill = function(Tensor.index_fill)
+index_put = function(Tensor.index_put)
+index_select = function(Tensor.index_select)
+inner = function(Tensor.inner)
+is_floating_point = function(Tensor.is_floating_point)
+kron = function(Tensor.kron)
+kthvalue = function(Tensor.kthvalue)
+masked_scatter = function(Tensor.masked_scatter)
+masked_select = function(Tensor.masked_select)
 matmul = Tensor.matmul
-mm = Tensor.mm
-moveaxis = Tensor.moveaxis
-movedim = Tensor.movedim
-msort = Tensor.msort
-mv = Tensor.mv
-narrow = Tensor.narrow
-nonzero = Tensor.nonzero
-outer = Tensor.outer
-permute = Tensor.permute
-ravel = Tensor.ravel
-repeat_interleave = Tensor.repeat_interleave
-reshape = Tensor.reshape
-roll = Tensor.roll
-rot90 = Tensor.rot90
-scatter = Tensor.scatter
-scatter_add = Tensor.scatter_add
-scatter_reduce = Tensor.scatter_reduce
-select = Tensor.select
-sort = Tensor.sort
-split = Tensor.split
-squeeze = Tensor.squeeze
-swapaxes = Tensor.swapaxes
-swapdims = Tensor.swapdims
-t = Tensor.t
-take = Tensor.take
-take_along_dim = Tensor.take_along_dim
-tensor_split = Tensor.tensor_split
-tile = Tensor.tile
-topk = Tensor.topk
-trace = Tensor.trace
-transpose = Tensor.transpose
-tril = Tensor.tril
-triu = Tensor.triu
-unbind = Tensor.unbind
-unflatten = Tensor.unflatten
-unique = Tensor.unique
-unique_consecutive = Tensor.unique_consecutive
-unsqueeze = Tensor.unsqueeze
+mm = function(Tensor.mm)
+moveaxis = function(Tensor.moveaxis)
+movedim = function(Tensor.movedim)
+msort = function(Tensor.msort)
+mv = function(Tensor.mv)
+narrow = function(Tensor.narrow)
+nonzero = function(Tensor.nonzero)
+numel = function(Tensor.numel)
+outer = function(Tensor.outer)
+permute = function(Tensor.permute)
+ravel = function(Tensor.ravel)
+reshape = function(Tensor.reshape)
+roll = function(Tensor.roll)
+rot90 = function(Tensor.rot90)
+scatter = function(Tensor.scatter)
+scatter_add = function(Tensor.scatter_add)
+scatter_reduce = function(Tensor.scatter_reduce)
+select = function(Tensor.select)
+sort = function(Tensor.sort)
+squeeze = function(Tensor.squeeze)
+swapaxes = function(Tensor.swapaxes)
+swapdims = function(Tensor.swapdims)
+t = function(Tensor.t)
+take = function(Tensor.take)
+take_along_dim = function(Tensor.take_along_dim)
+tensor_split = function(Tensor.tensor_split)
+tile = function(Tensor.tile)
+topk = function(Tensor.topk)
+trace = function(Tensor.trace)
+transpose = function(Tensor.transpose)
+tril = function(Tensor.tril)
+triu = function(Tensor.triu)
+unbind = function(Tensor.unbind)
+unflatten = function(Tensor.unflatten)
+unique = function(Tensor.unique)
+unique_consecutive = function(Tensor.unique_consecutive)
+unsqueeze = function(Tensor.unsqueeze)
+vdot = function(Tensor.vdot)
+vsplit = function(Tensor.vsplit)
+
+
+def is_tensor(obj: Any) -> bool:
+    """Return whether `obj` is a tensor."""
+    return isinstance(obj, Tensor)
 
 
 # -- joining --------------------------------------------------------------------------------------
@@ -194,18 +223,18 @@ concatenate = cat
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Join along the columns; vectors, and numbers, along their only axis."""
-    parts = [_with_axes(tensor, 1) for tensor in tensors]
+    parts = [with_axes(tensor, 1) for tensor in tensors]
     return cat(parts, 0 if parts[0].ndim == 1 else 1)
 
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """Join along the rows; vectors are rows."""
-    return cat([_with_axes(tensor, 2) for tensor in tensors], 0)
+    return cat([with_axes(tensor, 2) for tensor in tensors], 0)
 
 
 def dstack(tensors: Sequence[Tensor]) -> Tensor:
     """Join along the third axis; matrices have one element there."""
-    return cat([_with_axes(tensor, 3) for tensor in tensors], 2)
+    return cat([with_axes(tensor, 3) for tensor in tensors], 2)
 
 
 def column_stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -213,7 +242,7 @@ def column_stack(tensors: Sequence[Tensor]) -> Tensor:
     return cat([t.reshape(-1, 1) if t.ndim < 2 else t for t in tensors], 1)
 
 
-def _with_axes(tensor: Tensor, ndim: int) -> Tensor:
+def with_axes(tensor: Tensor, ndim: int) -> Tensor:
     """Return a view with `ndim` axes at least, where NumPy's atleast functions put them."""
     own = tensor.shape
     if len(own) >= ndim:
@@ -242,6 +271,35 @@ def meshgrid(*tensors: Any, indexing: Literal["ij", "xy"] = "ij") -> tuple[Tenso
         for i, line in enumerate(lines)
     ]
     return (views[1], views[0], *views[2:]) if swapped else tuple(views)
+
+
+# -- parts and repetitions ------------------------------------------------------------------------
+
+
+def split(
+    tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0
+) -> tuple[Tensor, ...]:
+    """Return views of parts along `dim`: of so many elements each, or of these sizes."""
+    return tensor.split(split_size_or_sections, dim)
+
+
+def repeat_interleave(
+    input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
+    """Repeat each element along `dim` (of the flat elements if None) so often, or as often as
+    `repeats` has it for each.
+
+    A tensor alone is the repeats, of the places 0, 1, … . `output_size` is PyTorch's, and makes no
+    difference.
+    """
+    if repeats is not None:
+        return input.repeat_interleave(repeats, dim)
+    if input.ndim != 1 or input.dtype.kind not in "iu":
+        raise UsageError(
+            f"repeat_interleave: repeats are integers along one axis; found {input.dtype} of shape "
+            f"{input.shape}"
+        )
+    return ask(input, question="repeated")
 
 
 # -- products -------------------------------------------------------------------------------------

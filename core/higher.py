@@ -27,6 +27,7 @@ from holdfast.core.backward import (
     seen,
     stretched,
 )
+from holdfast.core.backward import backward as carry_back
 from holdfast.core.errors import shape_error
 from holdfast.core.recording import WATCHED, recording, set_grad_enabled
 from holdfast.core.variable import Variable, raw
@@ -46,7 +47,8 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
-    allow_unused: bool = False,
+    allow_unused: bool | None = None,
+    materialize_grads: bool = False,
 ) -> "tuple[Tensor | None, ...]":
     """Return the gradient of `outputs` by each of `inputs`; no tensor's `.grad` changes.
 
@@ -55,18 +57,26 @@ def grad(
     is freed unless `retain_graph`, which follows `create_graph` if None. As torch.autograd.grad.
 
     Raises GradientError where an input has no part in the outputs (unless `allow_unused`, which
-    gives None for it), and where a primitive on the way refuses a second derivative.
+    gives None for it, or `materialize_grads`, which gives zeros), and where a primitive on the way
+    refuses a second derivative.
     """
+    if materialize_grads and allow_unused is False:
+        raise UsageError("grad(): materialize_grads allows inputs without a part in the outputs")
     ends = [outputs] if isinstance(outputs, Variable) else list(outputs)
     asked = [inputs] if isinstance(inputs, Variable) else list(inputs)
-    given = _listed(grad_outputs, len(ends))
+    given = _listed("grad", grad_outputs, len(ends))
     for tensor in (*ends, *asked):
         if tensor.node is None:
             raise GradientError("grad() of, or by, a tensor that does not require a gradient")
     keep = create_graph if retain_graph is None else retain_graph
-    seeds = [_seed(end, g) for end, g in zip(ends, given, strict=True)]
+    seeds = [_seed("grad", end, g) for end, g in zip(ends, given, strict=True)]
     roots = [(end.node, seed) for end, seed in zip(ends, seeds, strict=True)]
     found = differentiate(roots, [tensor.node for tensor in asked], keep, create_graph)
+    if materialize_grads:
+        return tuple(
+            driver.wrap(np.zeros_like(tensor.array)) if part is None else part
+            for tensor, part in zip(asked, found, strict=True)
+        )
     if not allow_unused:
         for i, part in enumerate(found):
             if part is None:
@@ -77,26 +87,66 @@ def grad(
     return tuple(found)
 
 
-def _listed(given: Any, count: int) -> list[Any]:
+def backward(
+    tensors: "Tensor | Sequence[Tensor]",
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: "Tensor | Sequence[Tensor] | None" = None,
+) -> None:
+    """Add the gradients of several tensors, in one pass, to those of the leaves they depend on.
+
+    `grad_tensors` are the cotangents of `tensors`, of their shapes; they may be left out for
+    tensors of one element. With `inputs`, which are leaves, only theirs change. As
+    torch.autograd.backward.
+    """
+    ends = [tensors] if isinstance(tensors, Variable) else list(tensors)
+    for end in ends:
+        if end.node is None:
+            raise GradientError("backward() of a tensor that does not require a gradient")
+    given = _listed("backward", grad_tensors, len(ends))
+    seeds = tuple(_seed("backward", end, g) for end, g in zip(ends, given, strict=True))
+    nodes = tuple(end.node for end in ends)
+    if inputs is not None:
+        leaves: list[Any] = [
+            leaf.node for leaf in ([inputs] if isinstance(inputs, Variable) else inputs)
+        ]
+        if not all(isinstance(leaf, Leaf) for leaf in leaves):
+            raise GradientError("backward(): inputs are leaves that require a gradient")
+        roots = list(zip(nodes, seeds, strict=True))
+        keep = create_graph if retain_graph is None else retain_graph
+        _leave(leaves, differentiate(roots, leaves, keep, create_graph), create_graph)
+        return
+    # One node that all of them are the arguments of: what it hands back are the seeds.
+    arrays = tuple(seed.array for seed in seeds)
+    start = np.ones(())
+    root = Node(_alias(), lambda g: seeds if isinstance(g, Variable) else arrays, nodes, start)
+    if create_graph:
+        backward_with_graph(root, start, retain_graph is not False)
+    else:
+        carry_back(root, start, bool(retain_graph))
+
+
+def _listed(function: str, given: Any, count: int) -> list[Any]:
     cotangents = given if isinstance(given, (list, tuple)) else [given] * count
     if len(cotangents) != count or (count > 1 and isinstance(given, Variable)):
-        raise UsageError(f"grad(): {count} outputs need as many grad_outputs, in a sequence")
+        raise UsageError(f"{function}(): {count} outputs need as many grad_outputs, in a sequence")
     return list(cotangents)
 
 
-def _seed(output: "Tensor", given: Any) -> "Tensor":
+def _seed(function: str, output: "Tensor", given: Any) -> "Tensor":
     if given is None:
         if output.array.size != 1:
             raise GradientError(
-                f"an output of shape {output.shape} needs its grad_outputs: only an output of one "
-                "element has 1 for a default"
+                f"{function}(): an output of shape {output.shape} needs its grad_outputs: only an "
+                "output of one element has 1 for a default"
             )
         ones = array_module(output.array).ones(output.shape, dtype=output.dtype)
         return driver.wrap(ones)
     seed: Tensor = given if isinstance(given, tensors.Tensor) else driver.wrap(np.asarray(given))
     if seed.shape != output.shape:
         raise shape_error(
-            "grad", "grad_outputs in the outputs' shapes", output=output.shape, given=seed.shape
+            function, "grad_outputs in the outputs' shapes", output=output.shape, given=seed.shape
         )
     return seed
 
@@ -158,15 +208,22 @@ def backward_with_graph(root: Any, seed: Any, retain_graph: bool) -> None:
     for leaf in leaves:
         leaf.pending = 0
     found = differentiate([(root, driver.wrap(seed))], leaves, retain_graph, create_graph=True)
+    _leave(leaves, found, with_graph=True)
+
+
+def _leave(leaves: list[Any], found: "list[Tensor | None]", with_graph: bool) -> None:
+    """Add gradients to what the leaves hold, with the graph that made them or without."""
     for leaf, part in zip(leaves, found, strict=True):
-        if part is not None:
-            before = leaf.traced
-            if before is None and leaf.filled:
-                held: Any = leaf.gradient if leaf.shown is None else leaf.shown
-                before = driver.wrap(held.copy())
-            leaf.receive(part.array)
+        if part is None:
+            continue
+        before = leaf.traced
+        if with_graph and before is None and leaf.filled:
+            held: Any = leaf.gradient if leaf.shown is None else leaf.shown
+            before = driver.wrap(held.copy())
+        leaf.receive(part.array)
+        if with_graph:
             leaf.traced = part if before is None else before + part
-            leaf.finished()
+        leaf.finished()
 
 
 def _between(roots: Sequence[Any], wanted: set[int], beyond: bool) -> list[Node]:

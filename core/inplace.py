@@ -43,14 +43,18 @@ class InPlaceMethods(Variable):
 
     __slots__ = ()
 
+    def _linked(self, *arguments: Any) -> bool:
+        """Return whether a change that these arguments make is to be recorded in a graph."""
+        if not recording.enabled or hasattr(self, "unrecorded"):
+            return False
+        return self.node is not None or any(
+            isinstance(a, Variable) and a.node is not None for a in arguments
+        )
+
     def _become(self, operation: Callable[..., "Tensor"], *arguments: Any) -> "Tensor":
         """Change this tensor into `operation(self, *arguments)`."""
         mine = cast("Tensor", self)
-        linked = self.node is not None or any(
-            isinstance(a, Variable) and a.node is not None for a in arguments
-        )
-        tracing = recording.tracer is not None
-        if not (recording.enabled and linked) and not tracing:
+        if not self._linked(*arguments) and recording.tracer is None:
             bare = (raw(a) if isinstance(a, Variable) else a for a in arguments)
             result = operation(wrap(self.array), *bare)
             if is_floating(result.dtype) and not is_floating(self.dtype):
@@ -64,7 +68,7 @@ class InPlaceMethods(Variable):
         if made_by in VIEWS or (self.node is None and self.array.base is not None):
             raise GradientError(
                 f"this tensor is a view, made by {made_by!r}, and what it views would have to "
-                "change with it: work on a clone()"
+                "change with it: work on a clone(), or write x[i] = x[i] + y instead of x[i] += y"
             )
         result = operation(mine, *arguments)
         if result.shape != self.shape:
@@ -99,21 +103,14 @@ class InPlaceMethods(Variable):
 
     def copy_(self, source: Any) -> "Tensor":
         """Copy `source` in, with broadcasting."""
-        if isinstance(source, Variable) and (
-            source.node is not None or recording.tracer is not None
-        ):
-            return self._become(lambda x, y: y.expand(x.shape).clone(), source)
         return self._overwrite(source)
 
     def _overwrite(self, value: Any) -> "Tensor":
-        """Store a value without a graph; the tensor forgets how it was made."""
-        self._refuse_leaf()
-        if (recording.enabled and isinstance(self.node, Node)) or recording.tracer is not None:
-            fresh = self.array.copy()
-            fresh[...] = raw(value)
-            self.array, self.node = fresh, None
-            return cast("Tensor", self)
-        return self._store(value)
+        """Store a value; in a graph, as the output of an operation on it and this tensor."""
+        if not self._linked(value) and recording.tracer is None:
+            return self._store(value)
+        never = array_module(self.array).zeros((), dtype=bool)
+        return self._become(lambda x, v: elementwise.where(never, x, v), value)
 
     def fill_(self, value: float) -> "Tensor":
         """Set every element to `value`."""

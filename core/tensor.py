@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 import holdfast.core.higher as higher  # as a module: it needs this one to be complete
 from holdfast.core import dispatch
 from holdfast.core.backend import array_module
@@ -31,6 +33,11 @@ class Tensor(Methods, InPlaceMethods):
     """
 
     __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        """Take an array as it is; numbers in lists become float32, as torch.Tensor has them."""
+        array = np.array(data, np.float32) if isinstance(data, (list, tuple)) else data
+        super().__init__(array, requires_grad)
 
     # -- gradient and data --------------------------------------------------------------------
 
@@ -155,8 +162,10 @@ class Tensor(Methods, InPlaceMethods):
 
     @property
     def data(self) -> "Tensor":
-        """The same memory without history. Assigning copies into that memory."""
-        return wrap(self.array)
+        """The same memory without history, to be changed without one; assigning copies into it."""
+        alias = wrap(self.array)
+        alias.unrecorded = True
+        return alias
 
     @data.setter
     def data(self, value: "Tensor") -> None:
@@ -221,6 +230,9 @@ class Tensor(Methods, InPlaceMethods):
     def __rmatmul__(self, other: Any) -> "Tensor":
         return linear.matmul(other, self)
 
+    def __pos__(self) -> "Tensor":
+        return self
+
     def __neg__(self) -> "Tensor":
         return elementwise.neg(self)
 
@@ -252,10 +264,10 @@ class Tensor(Methods, InPlaceMethods):
         return self._become(elementwise.div, other)
 
     def __eq__(self, other: object) -> Any:
-        return comparison.eq(self, other)
+        return False if other is None else comparison.eq(self, other)
 
     def __ne__(self, other: object) -> Any:
-        return comparison.ne(self, other)
+        return True if other is None else comparison.ne(self, other)
 
     def __lt__(self, other: Any) -> "Tensor":
         return comparison.lt(self, other)
@@ -281,15 +293,22 @@ class Tensor(Methods, InPlaceMethods):
     def __xor__(self, other: Any) -> "Tensor":
         return ask(self, other, question="bitwise_xor")
 
+    def __lshift__(self, other: Any) -> "Tensor":
+        return ask(self, other, question="left_shift")
+
+    def __rshift__(self, other: Any) -> "Tensor":
+        return ask(self, other, question="right_shift")
+
+    def __contains__(self, element: Any) -> bool:
+        return bool((self == element).any())
+
     __hash__ = Variable.__hash__  # a tensor is a key by identity, though == compares elements
 
     def __getitem__(self, at: Any) -> "Tensor":
         return index.choose(self, at)
 
     def __setitem__(self, at: Any, value: Any) -> None:
-        given = isinstance(value, Variable) and value.node is not None
-        linked = recording.enabled and (self.node is not None or given)
-        if linked or recording.tracer is not None:
+        if self._linked(value) or recording.tracer is not None:
             self._become(lambda x, v: index.put(x, at, v), value)
             return
         index.assign(self.array, at, raw(value))

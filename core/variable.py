@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from holdfast.core.backend import Array, device_of, is_floating, to_host
 from holdfast.core.backward import Leaf, Node
+from holdfast.core.device import Device
 from holdfast.core.recording import recording
 from holdfast.errors import GradientError, UsageError
 
@@ -16,9 +17,11 @@ class Variable:
 
     `array` is the raw array and may be shared with others. `node` is None where no gradient is
     required, a `Leaf` for a tensor made by hand, a `Node` for the output of an operation.
+    `unrecorded` is set on what `data` returns: changes of it go into the memory, and no graph.
     """
 
-    __slots__ = ("__weakref__", "array", "node")
+    __slots__ = ("__weakref__", "array", "node", "unrecorded")
+    unrecorded: bool
     __array_priority__ = 1000.0  # so that `array * tensor` asks the tensor
 
     def __init__(self, array: Array, requires_grad: bool = False) -> None:
@@ -43,9 +46,14 @@ class Variable:
         return self.array.ndim
 
     @property
-    def device(self) -> str:
+    def device(self) -> Device:
         """The device that holds the array: "cpu" or "cuda"."""
         return device_of(self.array)
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the array is on a GPU."""
+        return self.device == "cuda"
 
     def size(self, dim: int | None = None) -> Any:
         """Return the shape, or the size of axis `dim`."""

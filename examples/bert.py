@@ -206,7 +206,7 @@ def pretrain(job: hf.Job, args: argparse.Namespace) -> None:
     if job.rank == 0:
         args.weights.parent.mkdir(parents=True, exist_ok=True)
         hf.save(model.reader.state_dict(), args.weights)
-        print(f"the reader's weights are in {args.weights}")
+        print(f"for --stage finetune, the weights are in {args.weights}")
 
 
 def accuracy(job: hf.Job, model: nn.Module, samples: SequenceDataset) -> float:
@@ -229,6 +229,8 @@ def finetune(job: hf.Job, args: argparse.Namespace) -> None:
             for name in ("pretrained", "fresh")
         }
     ).to(job.device)
+    if not args.weights.exists():
+        raise SystemExit(f"{args.weights} is not there: pre-train first, or say --weights")
     models["pretrained"].reader.load_state_dict(hf.load(args.weights))
     optimizer = optim.AdamW(models.parameters(), lr=args.lr)
     epochs, batch_size = args.epochs or 10, args.batch_size or 32
@@ -255,7 +257,9 @@ def finetune(job: hf.Job, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--stage", choices=("pretrain", "finetune"), default="pretrain")
     parser.add_argument("--weights", type=Path, default=Path("runs/bert.safetensors"))
     parser.add_argument("--epochs", type=int, help="4 to pre-train, 10 to fine-tune")

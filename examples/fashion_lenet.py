@@ -40,7 +40,9 @@ def accuracy(job: hf.Job, model: nn.Module, dataset: hf.datasets.ArrayDataset) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=256, help="of the global batch")
     parser.add_argument("--lr", type=float, default=0.1)

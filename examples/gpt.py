@@ -118,7 +118,9 @@ def sample(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--length", type=int, default=128, help="of a sample, in characters")
     parser.add_argument("--batch-size", type=int, default=16, help="of the global batch")
@@ -157,7 +159,7 @@ def main() -> None:
     for inputs, targets in job.batches(
         windows, args.batch_size, epochs=1, accumulate=args.accumulate
     ):
-        with hf.amp.autocast(half, enabled=args.precision != "float32"):
+        with hf.amp.autocast(job.device, half, enabled=args.precision != "float32"):
             loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         job.backward(loss)
         if not job.step(clip_norm=1.0):

@@ -65,7 +65,9 @@ def write_sheet(path: Path, images: hf.Tensor, columns: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--samples", type=int, default=60_000, help="train on the first so many")
     parser.add_argument("--test-samples", type=int, default=10_000, help="test on so many")

@@ -21,7 +21,9 @@ def pair(dataset: hf.datasets.ArrayDataset, classes: tuple[int, int]) -> hf.data
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--classes", type=int, nargs=2, default=(0, 1))
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=100, help="of the global batch")

@@ -69,7 +69,9 @@ def sample(model: nn.Module, alphabet: Alphabet, begin: str, length: int, *, dev
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--length", type=int, default=128, help="of a sample, in characters")
     parser.add_argument("--batch-size", type=int, default=32, help="of the global batch")

@@ -117,7 +117,9 @@ def show(job: hf.Job, model: nn.Module, line: str, text: Text) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--statements", type=int, default=30_000, help="to train on")
     parser.add_argument("--batch-size", type=int, default=32, help="of the global batch")

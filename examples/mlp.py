@@ -45,7 +45,9 @@ def accuracy(job: hf.Job, model: nn.Module, dataset: hf.datasets.ArrayDataset) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--samples", type=int, default=60_000, help="train on the first so many")
     parser.add_argument("--batch-size", type=int, default=128, help="of the global batch")

@@ -100,7 +100,9 @@ def plot(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--samples", type=int, default=60_000, help="train on the first so many")
     parser.add_argument("--batch-size", type=int, default=128, help="of the global batch")

@@ -77,7 +77,9 @@ def accuracy(job: hf.Job, model: nn.Module, dataset: hf.datasets.ArrayDataset) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--samples", type=int, default=60_000, help="train on the first so many")
     parser.add_argument("--test-samples", type=int, default=10_000, help="test on so many")
@@ -103,7 +105,7 @@ def main() -> None:
     job.prepare(model, optimizer, schedule, scaler=scaler)
 
     for images, labels in job.batches(train, args.batch_size, args.epochs):
-        with hf.autocast(lower, enabled=mixed):
+        with hf.amp.autocast(job.device, lower, enabled=mixed):
             loss = F.cross_entropy(model(images), labels)
         job.backward(loss)
         job.step()

@@ -142,7 +142,9 @@ def show(job: hf.Job, model: Translator, names: Pairs, alphabet: Alphabet) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--language", default="fr", help="de, fr, it, …")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=64, help="of the global batch")

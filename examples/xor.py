@@ -19,7 +19,9 @@ TABLE = hf.datasets.ArrayDataset(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=16, help="of the global batch")
     parser.add_argument("--lr", type=float, default=0.03)

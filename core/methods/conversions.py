@@ -7,15 +7,13 @@ import ml_dtypes
 import numpy as np
 
 from holdfast.core.backend import is_floating, to_device
+from holdfast.core.device import DEVICES, Device
 from holdfast.core.ops import elementwise
 from holdfast.core.primitive import wrap
 from holdfast.core.variable import Variable
-from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
     from holdfast.core.tensor import Tensor
-
-DEVICES = ("cpu", "cuda")
 
 
 class ConversionMethods(Variable):
@@ -30,23 +28,23 @@ class ConversionMethods(Variable):
         *,
         device: Any = None,
         copy: builtins.bool = False,
+        non_blocking: builtins.bool = False,
     ) -> "Tensor":
         """Convert to a dtype, move to the device "cpu" or "cuda", or both.
 
         `target` is a dtype, a device, or a tensor whose dtype and device are taken. A move leaves
-        the graph. With `copy` the result is a new tensor in any case.
+        the graph. With `copy` the result is a new tensor in any case. `non_blocking` is
+        PyTorch's, and makes no difference.
         """
         if isinstance(target, Variable):
             device, dtype = target.device, target.dtype
-        elif isinstance(target, str) and target in DEVICES:
+        elif isinstance(target, str) and target.partition(":")[0] in DEVICES:
             device = target
         elif target is not None:
             dtype = target
         mine = cast("Tensor", self)
         result = mine
-        if device is not None and device != self.device:
-            if device not in DEVICES:
-                raise UsageError(f"to(): expected the device 'cpu' or 'cuda'; found {device!r}")
+        if device is not None and (device := Device(device)) != self.device:
             result = wrap(to_device(self.array, device))
         if dtype is not None and np.dtype(dtype) != self.array.dtype:
             result = elementwise.cast(result, dtype=np.dtype(dtype))

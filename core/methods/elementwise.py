@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.methods.conversions import ConversionMethods
+from holdfast.core.methods.named import of_one, of_two
 from holdfast.core.ops import (
     activation,
     comparison,
@@ -23,31 +24,32 @@ if TYPE_CHECKING:
 class ElementwiseMethods(ConversionMethods):
     """Arithmetic, comparison, and functions of each element.
 
-    An operation that has no options is a method as it stands: a tensor is its first argument.
+    An operation that has no options is a method but for the names of its arguments.
     """
 
     __slots__ = ()
 
     # -- arithmetic ---------------------------------------------------------------------------
+    # What is called often is PyTorch's function as it stands, whose first argument is `input`.
 
-    def add(self, other: Any, *, alpha: float = 1) -> "Tensor":
-        """Return self + alpha * other."""
-        return elementwise.add(self, other if alpha == 1 else other * alpha)
+    def add(input, other: Any, *, alpha: float = 1) -> "Tensor":
+        """Return input + alpha * other."""
+        return elementwise.add(input, other if alpha == 1 else other * alpha)
 
-    def sub(self, other: Any, *, alpha: float = 1) -> "Tensor":
-        """Return self - alpha * other."""
-        return elementwise.sub(self, other if alpha == 1 else other * alpha)
+    def sub(input, other: Any, *, alpha: float = 1) -> "Tensor":
+        """Return input - alpha * other."""
+        return elementwise.sub(input, other if alpha == 1 else other * alpha)
 
-    mul = multiply = elementwise.mul
+    mul = multiply = of_two(elementwise.mul)
 
-    def div(self, other: Any, *, rounding_mode: str | None = None) -> "Tensor":
+    def div(input, other: Any, *, rounding_mode: str | None = None) -> "Tensor":
         """Divide; `rounding_mode` is None, "trunc" (towards 0) or "floor"."""
         if rounding_mode is None:
-            return elementwise.div(self, other)
+            return elementwise.div(input, other)
         if rounding_mode == "floor":
-            return rounding.floor_divide(self, other)
+            return rounding.floor_divide(input, other)
         if rounding_mode == "trunc":
-            return rounding.trunc_divide(self, other)
+            return rounding.trunc_divide(input, other)
         raise UsageError(
             f"div: expected rounding_mode None, 'trunc' or 'floor'; found {rounding_mode!r}"
         )
@@ -60,33 +62,44 @@ class ElementwiseMethods(ConversionMethods):
         """Return self + value * tensor1 / tensor2."""
         return self.add(elementwise.div(tensor1, tensor2), alpha=value)
 
-    subtract, divide, true_divide = sub, div, elementwise.div
-    lerp = elementwise.lerp
-    pow = elementwise.power
-    square, sqrt, rsqrt = elementwise.square, elementwise.sqrt, elementwise.rsqrt
-    neg = negative = elementwise.neg
-    abs = absolute = elementwise.absolute
-    reciprocal = elementwise.reciprocal
-    floor_divide, remainder, fmod = rounding.floor_divide, rounding.remainder, rounding.fmod
-    maximum, minimum = elementwise.maximum, elementwise.minimum
-    matmul = linear.matmul
+    subtract, divide, true_divide = sub, div, of_two(elementwise.div)
+    square, sqrt = of_one(elementwise.square), of_one(elementwise.sqrt)
+    rsqrt = of_one(elementwise.rsqrt)
+    neg = negative = of_one(elementwise.neg)
+    abs = absolute = of_one(elementwise.absolute)
+    reciprocal = of_one(elementwise.reciprocal)
+    floor_divide = of_two(rounding.floor_divide)
+    remainder, fmod = of_two(rounding.remainder), of_two(rounding.fmod)
+    maximum, minimum = of_two(elementwise.maximum), of_two(elementwise.minimum)
+    matmul = of_two(linear.matmul)
+
+    def pow(self, exponent: Any) -> "Tensor":
+        """Return self to the power `exponent`."""
+        return elementwise.power(self, exponent)
+
+    def lerp(self, end: Any, weight: Any) -> "Tensor":
+        """Go from self to `end` by the fraction `weight`."""
+        return elementwise.lerp(self, end, weight)
 
     # -- functions ----------------------------------------------------------------------------
 
-    exp, exp2, expm1 = transcendental.exp, transcendental.exp2, transcendental.expm1
-    log, log1p = transcendental.log, transcendental.log1p
-    log2, log10 = transcendental.log2, transcendental.log10
-    sin, cos, tan = transcendental.sin, transcendental.cos, transcendental.tan
-    asin = arcsin = transcendental.arcsin
-    acos = arccos = transcendental.arccos
-    atan = arctan = transcendental.arctan
-    atan2 = arctan2 = transcendental.arctan2
-    sinh, cosh, tanh = transcendental.sinh, transcendental.cosh, transcendental.tanh
-    asinh = arcsinh = transcendental.arcsinh
-    acosh = arccosh = transcendental.arccosh
-    atanh = arctanh = transcendental.arctanh
-    erf, erfc, erfinv = special.erf, special.erfc, special.erfinv
-    relu, sigmoid = activation.relu, activation.sigmoid
+    exp, exp2 = of_one(transcendental.exp), of_one(transcendental.exp2)
+    expm1, log1p = of_one(transcendental.expm1), of_one(transcendental.log1p)
+    log, log2 = of_one(transcendental.log), of_one(transcendental.log2)
+    log10 = of_one(transcendental.log10)
+    sin, cos = of_one(transcendental.sin), of_one(transcendental.cos)
+    tan = of_one(transcendental.tan)
+    asin = arcsin = of_one(transcendental.arcsin)
+    acos = arccos = of_one(transcendental.arccos)
+    atan = arctan = of_one(transcendental.arctan)
+    atan2 = arctan2 = of_two(transcendental.arctan2)
+    sinh, cosh = of_one(transcendental.sinh), of_one(transcendental.cosh)
+    tanh = of_one(transcendental.tanh)
+    asinh = arcsinh = of_one(transcendental.arcsinh)
+    acosh = arccosh = of_one(transcendental.arccosh)
+    atanh = arctanh = of_one(transcendental.arctanh)
+    erf, erfc, erfinv = of_one(special.erf), of_one(special.erfc), of_one(special.erfinv)
+    relu, sigmoid = of_one(activation.relu), of_one(activation.sigmoid)
 
     def logit(self, eps: float | None = None) -> "Tensor":
         """Return log(x / (1 - x)), of `x` limited to [eps, 1 - eps] if `eps` is given."""
@@ -102,9 +115,10 @@ class ElementwiseMethods(ConversionMethods):
 
     # -- rounding and selection ---------------------------------------------------------------
 
-    sign, floor, ceil = rounding.sign, rounding.floor, rounding.ceil
-    trunc = fix = rounding.trunc
-    frac = rounding.frac
+    sign = sgn = of_one(rounding.sign)
+    floor, ceil = of_one(rounding.floor), of_one(rounding.ceil)
+    trunc = fix = of_one(rounding.trunc)
+    frac = of_one(rounding.frac)
 
     def round(self, *, decimals: int = 0) -> "Tensor":
         """Round to the nearest with so many decimals; halves go to the even neighbour."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class FreshMethods(Variable):
-    """Zeros, ones and given values."""
+    """Zeros, ones, given values, and what is drawn."""
 
     __slots__ = ()
 
@@ -38,6 +38,15 @@ class FreshMethods(Variable):
     def new_tensor(self, data: Any, dtype: Any = None, device: str | None = None) -> "Tensor":
         """Return a copy of `data`: numbers, nested lists or an array."""
         return wrap(self._module(device).array(raw(data), dtype=dtype or self.array.dtype))
+
+    def multinomial(
+        self, num_samples: int, replacement: bool = False, *, generator: Any = None
+    ) -> "Tensor":
+        """Return places drawn with the weights that the tensor has for them (see
+        `holdfast.multinomial`)."""
+        from holdfast.core import sampling  # which needs tensors
+
+        return sampling.multinomial(self, num_samples, replacement, generator=generator)
 
     def _module(self, device: str | None) -> Any:
         return array_module(self.array) if device is None else backend(device)

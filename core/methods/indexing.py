@@ -83,6 +83,20 @@ class IndexingMethods(ShapeMethods):
         added = shape.broadcast(given, shape=choose(sought, at).shape)
         return elementwise.add(self, spread(added, at, self.array.shape))
 
+    def masked_scatter(self, mask: Any, source: Any) -> "Tensor":
+        """Return the tensor with the first elements of `source`, in order, where `mask`, which
+        broadcasts, holds."""
+        common = np.broadcast_shapes(self.array.shape, mask.shape)
+        whole = self if common == self.array.shape else self.expand(common)
+        held = mask if common == mask.shape else shape.broadcast(mask, shape=common)
+        count = int(held.sum())
+        if held.dtype != bool or count > raw(source).size:
+            raise UsageError(
+                f"masked_scatter: expected a mask of booleans and {count} elements for it; found "
+                f"{held.dtype} and {raw(source).size} elements"
+            )
+        return put(whole, (held,), shape.reshape(source, shape=(-1,))[:count])
+
     def index_add(self, dim: int, index: Any, source: "Tensor", *, alpha: float = 1) -> "Tensor":
         """Return the tensor with `alpha * source` added at the places `index` along `dim`."""
         at = _along(axis(dim, self.array.ndim), index)

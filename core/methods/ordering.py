@@ -30,13 +30,14 @@ class OrderingMethods(ShapeMethods):
     def sort(self, dim: int = -1, descending: bool = False, stable: bool = False) -> Sorted:
         """Return the named tuple (values, indices) of the elements in order along `dim`."""
         if not self.array.ndim:
-            values, indices = self.reshape(1).sort(0)
-            return Sorted(values.reshape(()), indices.reshape(()))
+            return _without_axes(self.reshape(1).sort(dim))
         at = axis(dim, self.array.ndim)
         return self._at(at, "order", descending=descending, stable=stable)
 
     def argsort(self, dim: int = -1, descending: bool = False, stable: bool = False) -> "Tensor":
         """Return the indices that sort along `dim`."""
+        if not self.array.ndim:
+            return self.reshape(1).argsort(dim).reshape(())
         at = axis(dim, self.array.ndim)
         return ask(self, question="order", dim=at, descending=descending, stable=stable)
 
@@ -46,6 +47,8 @@ class OrderingMethods(ShapeMethods):
 
     def topk(self, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Sorted:
         """Return the named tuple (values, indices) of the `k` largest, or smallest, along `dim`."""
+        if not self.array.ndim:
+            return _without_axes(self.reshape(1).topk(k, dim, largest, sorted))
         at = axis(dim, self.array.ndim)
         if not 0 <= k <= self.array.shape[at]:
             raise UsageError(f"topk: k={k} of the {self.array.shape[at]} elements of axis {dim}")
@@ -53,6 +56,8 @@ class OrderingMethods(ShapeMethods):
 
     def kthvalue(self, k: int, dim: int = -1, keepdim: bool = False) -> Sorted:
         """Return the named tuple (values, indices) of the `k`-th smallest along `dim`."""
+        if not self.array.ndim:
+            return _without_axes(self.reshape(1).kthvalue(k, dim, keepdim=True))
         at = axis(dim, self.array.ndim)
         if not 1 <= k <= self.array.shape[at]:
             raise UsageError(f"kthvalue: k={k} of the {self.array.shape[at]} elements of {dim=}")
@@ -94,6 +99,11 @@ class OrderingMethods(ShapeMethods):
         held = raw(weights)
         counts = np.bincount(self.array, weights=held, minlength=minlength)
         return wrap(counts.astype(held.dtype) if held.dtype == np.float32 else counts)
+
+
+def _without_axes(found: Sorted) -> Sorted:
+    """Return what was found in a tensor without axes, as such."""
+    return Sorted(found.values.reshape(()), found.indices.reshape(()))
 
 
 def _asked(found: Any, inverse: bool, counts: bool) -> Any:

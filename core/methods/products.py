@@ -2,9 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from holdfast.core.errors import shape_error
-from holdfast.core.methods.shapes import ShapeMethods
+from holdfast.core.methods.shapes import ShapeMethods, axis
 from holdfast.core.ops import elementwise, linear, reduce
+from holdfast.core.ops.shape import broadcast, reshape
 from holdfast.core.variable import raw
 
 if TYPE_CHECKING:
@@ -37,6 +40,33 @@ class ProductMethods(ShapeMethods):
     def dot(self, tensor: "Tensor") -> "Tensor":
         """Return the inner product of two vectors."""
         return _product("dot", self, 1, tensor, 1)
+
+    vdot = dot  # which differs for complex numbers only
+
+    def kron(self, other: Any) -> "Tensor":
+        """Return Kronecker's product: each element of self times all of `other`, in its place."""
+        ndim = max(self.array.ndim, raw(other).ndim)
+        left = (1,) * (ndim - self.array.ndim) + self.array.shape
+        right = (1,) * (ndim - raw(other).ndim) + raw(other).shape
+        apart = self.reshape([n for size in left for n in (size, 1)])
+        beside = reshape(other, shape=tuple(n for size in right for n in (1, size)))
+        return elementwise.mul(apart, beside).reshape(
+            [a * b for a, b in zip(left, right, strict=True)]
+        )
+
+    def cross(self, other: Any, dim: int | None = None) -> "Tensor":
+        """Return the vector products along `dim`, by default the first axis of 3 elements; the
+        other axes broadcast."""
+        common = np.broadcast_shapes(self.array.shape, raw(other).shape)
+        given = common.index(3) if dim is None and 3 in common else -1 if dim is None else dim
+        at = axis(given, len(common))
+        if common[at] != 3:
+            raise shape_error(
+                "cross", f"3 elements along {dim=}", input=self.shape, other=raw(other).shape
+            )
+        left, right = self.expand(common), broadcast(other, shape=common)
+        (a, b), (c, d) = ((part.roll(-1, at), part.roll(-2, at)) for part in (left, right))
+        return elementwise.sub(elementwise.mul(a, d), elementwise.mul(b, c))
 
     def outer(self, vec2: "Tensor") -> "Tensor":
         """Return the products of every element of one vector with every one of another."""

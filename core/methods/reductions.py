@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import numpy as np
 
 from holdfast.core.methods.shapes import ShapeMethods, axis
-from holdfast.core.ops import elementwise, gather, reduce, scan
-from holdfast.core.ops.ask import ask, question
+from holdfast.core.ops import elementwise, gather, median, reduce, scan
+from holdfast.core.ops.ask import ask
 from holdfast.core.primitive import wrap
 from holdfast.core.variable import Variable
 from holdfast.errors import UsageError
@@ -37,15 +37,18 @@ class Bounds(NamedTuple):
 
 
 def numpy_names(method: Method) -> Method:
-    """Let a method take NumPy's `axis` and `keepdims` for `dim` and `keepdim`, as PyTorch's do."""
+    """Let a method take NumPy's `axis` and `keepdims` for `dim` and `keepdim`, as PyTorch's do.
+
+    As a function it takes its tensor as `input`.
+    """
 
     @wraps(method)
-    def call(*arguments: Any, **options: Any) -> Any:
+    def call(input: Any, *arguments: Any, **options: Any) -> Any:
         if "axis" in options:
             options["dim"] = options.pop("axis")
         if "keepdims" in options:
             options["keepdim"] = options.pop("keepdims")
-        return method(*arguments, **options)
+        return method(input, *arguments, **options)
 
     return cast(Method, call)
 
@@ -60,12 +63,13 @@ class ReductionMethods(ShapeMethods):
     @numpy_names
     def sum(self, dim: Dims = None, keepdim: Truth = False, *, dtype: Any = None) -> "Tensor":
         """Add up over `dim`; integers and booleans give int64. `dtype` is converted to first."""
-        return reduce.sum(_as(self, dtype), dim=_axes(self, dim), keepdim=keepdim)
+        total = reduce.sum(_as(self, dtype), dim=_axes(self, dim), keepdim=keepdim)
+        return total if dtype is None else total.to(dtype)
 
     @numpy_names
     def nansum(self, dim: Dims = None, keepdim: Truth = False, *, dtype: Any = None) -> "Tensor":
         """Add up over `dim` what is not NaN."""
-        numbers = elementwise.where(np.isnan(self.array), 0, _as(self, dtype))
+        numbers = elementwise.where(ask(self, question="isnan"), 0, _as(self, dtype))
         return reduce.sum(numbers, dim=_axes(self, dim), keepdim=keepdim)
 
     @numpy_names
@@ -77,15 +81,16 @@ class ReductionMethods(ShapeMethods):
     def nanmean(self, dim: Dims = None, keepdim: Truth = False, *, dtype: Any = None) -> "Tensor":
         """Average over `dim` what is not NaN."""
         mine: Tensor = _as(self, dtype)
-        count = (~np.isnan(self.array)).sum(axis=_axes(self, dim), keepdims=keepdim)
-        return mine.nansum(dim, keepdim) / wrap(count).to(mine.dtype)
+        numbers = ask(ask(self, question="isnan"), question="invert")
+        return mine.nansum(dim, keepdim) / numbers.sum(dim, keepdim).to(mine.dtype)
 
     @numpy_names
     def prod(
         self, dim: int | None = None, keepdim: Truth = False, *, dtype: Any = None
     ) -> "Tensor":
         """Multiply over `dim`; integers and booleans give int64. `dtype` is converted to first."""
-        return reduce.prod(_as(self, dtype), dim=_axis(self, dim), keepdim=keepdim)
+        total = reduce.prod(_as(self, dtype), dim=_axis(self, dim), keepdim=keepdim)
+        return total if dtype is None else total.to(dtype)
 
     @numpy_names
     def logsumexp(self, dim: Dims, keepdim: Truth = False) -> "Tensor":
@@ -95,17 +100,42 @@ class ReductionMethods(ShapeMethods):
     @numpy_names
     def cumsum(self, dim: int, dtype: Any = None) -> "Tensor":
         """Add up along `dim`, keeping every sum on the way. `dtype` is converted to first."""
-        return scan.cumsum(_as(self, dtype), dim=axis(dim, max(self.ndim, 1)))
+        found = scan.cumsum(_as(self, dtype), dim=axis(dim, max(self.ndim, 1)))
+        return found if dtype is None else found.to(dtype)
 
     @numpy_names
     def cumprod(self, dim: int, dtype: Any = None) -> "Tensor":
         """Multiply along `dim`, keeping every product on the way. `dtype` is converted to first."""
-        return scan.cumprod(_as(self, dtype), dim=axis(dim, max(self.ndim, 1)))
+        found = scan.cumprod(_as(self, dtype), dim=axis(dim, max(self.ndim, 1)))
+        return found if dtype is None else found.to(dtype)
 
     @numpy_names
     def logcumsumexp(self, dim: int) -> "Tensor":
         """Return the logarithms of the running sums of exponentials along `dim`."""
         return scan.logcumsumexp(self, dim=axis(dim, max(self.ndim, 1)))
+
+    @numpy_names
+    def cummax(self, dim: int) -> Extremes:
+        """Return the named tuple (values, indices) of the largest so far along `dim`.
+
+        Of equal ones it is the latest.
+        """
+        return self._running("running_max", dim)
+
+    @numpy_names
+    def cummin(self, dim: int) -> Extremes:
+        """Return the named tuple (values, indices) of the smallest so far along `dim`.
+
+        Of equal ones it is the latest.
+        """
+        return self._running("running_min", dim)
+
+    def _running(self, where: str, dim: int) -> Extremes:
+        at = axis(dim, max(self.ndim, 1))
+        if not self.ndim:
+            return self._extremes("argmax", dim, False)
+        places = ask(self, question=where, dim=at)
+        return Extremes(gather.gather(self, places, dim=at), places)
 
     # -- spreads and norms --------------------------------------------------------------------
 
@@ -172,43 +202,57 @@ class ReductionMethods(ShapeMethods):
         return Bounds(self.amin(dim, keepdim), self.amax(dim, keepdim))
 
     @numpy_names
-    def max(self, dim: Any = None, keepdim: Truth = False) -> Any:
+    def max(self, dim: Any = None, keepdim: Truth = False, *, other: Any = None) -> Any:
         """Return the largest element; along `dim`, the named tuple (values, indices).
 
-        With a tensor in the place of `dim`, return the larger of the two by element.
+        With a tensor `other`, also in the place of `dim`, return the larger of the two by element.
         """
-        if isinstance(dim, Variable):
-            return elementwise.maximum(self, dim)
+        if other is not None or isinstance(dim, Variable):
+            return elementwise.maximum(self, dim if other is None else other)
         return self.amax() if dim is None else self._extremes("argmax", dim, keepdim)
 
     @numpy_names
-    def min(self, dim: Any = None, keepdim: Truth = False) -> Any:
+    def min(self, dim: Any = None, keepdim: Truth = False, *, other: Any = None) -> Any:
         """Return the smallest element; along `dim`, the named tuple (values, indices).
 
-        With a tensor in the place of `dim`, return the smaller of the two by element.
+        With a tensor `other`, also in the place of `dim`, return the smaller of the two by element.
         """
-        if isinstance(dim, Variable):
-            return elementwise.minimum(self, dim)
+        if other is not None or isinstance(dim, Variable):
+            return elementwise.minimum(self, dim if other is None else other)
         return self.amin() if dim is None else self._extremes("argmin", dim, keepdim)
 
     @numpy_names
     def median(self, dim: int | None = None, keepdim: Truth = False) -> Any:
-        """Return the median; along `dim`, the named tuple (values, indices).
+        """Return the median, whose gradient equal ones share; along `dim`, the named tuple (values,
+        indices).
 
         Of two in the middle it is the lower one, and NaN where one is NaN.
         """
-        if dim is None:
-            return self.reshape(-1)._extremes("middle", 0, False).values
-        return self._extremes("middle", dim, keepdim)
+        return median.median(self) if dim is None else self._extremes("middle", dim, keepdim)
 
-    def _extremes(self, where: str, dim: int, keepdim: Truth) -> Extremes:
+    @numpy_names
+    def nanmedian(self, dim: int | None = None, keepdim: Truth = False) -> Any:
+        """Return the median of what is not NaN, or along `dim` as `median` does."""
+        if dim is None:
+            return median.median(self, skip_nan=True)
+        return self._extremes("middle", dim, keepdim, skip_nan=True)
+
+    @numpy_names
+    def mode(self, dim: int = -1, keepdim: Truth = False) -> Extremes:
+        """Return the named tuple (values, indices) of what is most often along `dim`.
+
+        Of several it is the smallest, at the last of its places.
+        """
+        return self._extremes("commonest", dim, keepdim)
+
+    def _extremes(self, where: str, dim: int, keepdim: Truth, **options: Any) -> Extremes:
         if not self.ndim:
             axis(dim, 1)
             return Extremes(
                 elementwise.clone(self), wrap(np.zeros_like(self.array, dtype=np.int64))
             )
         dim = axis(dim, self.ndim)
-        indices = ask(self, question=where, axis=dim).unsqueeze(dim)
+        indices = ask(self, question=where, axis=dim, **options).unsqueeze(dim)
         values = gather.gather(self, indices, dim=dim, unique=True)
         return (
             Extremes(values, indices)
@@ -307,12 +351,3 @@ def _corrected(
             raise UsageError(f"{name}: expected one of unbiased and correction; found both")
         return dim, float(unbiased)
     return dim, 1 if correction is None else correction
-
-
-@question
-def _middle(x: Any, axis: int) -> Any:
-    """Return where the lower median is along `axis`, or the first NaN."""
-    order = np.argsort(x, axis=axis, kind="stable")
-    at = np.take(order, (x.shape[axis] - 1) // 2, axis=axis)
-    missing = np.isnan(x)
-    return np.where(missing.any(axis=axis), np.argmax(missing, axis=axis), at)

@@ -11,6 +11,7 @@ import numpy as np
 
 from holdfast.core.backend import array_module
 from holdfast.core.ops import elementwise, index, shape
+from holdfast.core.ops.shape import reshape as rearranged
 from holdfast.core.variable import Variable, raw
 from holdfast.errors import UsageError
 
@@ -39,9 +40,9 @@ class ShapeMethods(Variable):
 
     # -- the same elements in another shape ---------------------------------------------------
 
-    def reshape(self, *shape_: Any) -> "Tensor":
+    def reshape(self, *sizes_: Any, shape: Any = None) -> "Tensor":
         """Return the elements in another shape; one size may be -1."""
-        return shape.reshape(self, shape=sizes(shape_))
+        return rearranged(self, shape=sizes(sizes_) if shape is None else tuple(shape))
 
     def view(self, *shape_: Any) -> "Tensor":
         """Do what `reshape` does: share memory where the layout allows it, else copy."""
@@ -182,9 +183,11 @@ class ShapeMethods(Variable):
         counts = sizes(dims)
         return self.repeat((1,) * (self.array.ndim - len(counts)) + tuple(counts))
 
-    def repeat_interleave(self, repeats: Any, dim: int | None = None) -> "Tensor":
+    def repeat_interleave(
+        self, repeats: Any, dim: int | None = None, *, output_size: int | None = None
+    ) -> "Tensor":
         """Repeat each element along `dim` (of the flat elements if None) so often, or as often as
-        an array has it for each."""
+        an array has it for each. `output_size` is PyTorch's, and makes no difference."""
         if dim is None:
             return self.ravel().repeat_interleave(repeats, 0)
         at, own = axis(dim, self.array.ndim), self.array.shape
@@ -243,6 +246,29 @@ class ShapeMethods(Variable):
         at = axis(dim, self.array.ndim)
         return tuple(index.choose(self, shape.along(at, part)) for part in bounds)
 
+    def hsplit(self, indices_or_sections: int | Sequence[int]) -> "tuple[Tensor, ...]":
+        """Return views of equal parts, or those that end at these places, along the columns: along
+        the only axis of a vector."""
+        return self._divided("hsplit", indices_or_sections, 0 if self.array.ndim == 1 else 1, 1)
+
+    def vsplit(self, indices_or_sections: int | Sequence[int]) -> "tuple[Tensor, ...]":
+        """Return views of equal parts, or those that end at these places, along the rows."""
+        return self._divided("vsplit", indices_or_sections, 0, 2)
+
+    def dsplit(self, indices_or_sections: int | Sequence[int]) -> "tuple[Tensor, ...]":
+        """Return views of equal parts, or those that end at these places, along the third axis."""
+        return self._divided("dsplit", indices_or_sections, 2, 3)
+
+    def _divided(
+        self, name: str, given: int | Sequence[int], dim: int, least: int
+    ) -> "tuple[Tensor, ...]":
+        if self.array.ndim < least:
+            raise UsageError(f"{name}: a tensor of {least} axes at least; found {self.shape}")
+        size = self.array.shape[dim]
+        if isinstance(given, int) and (given < 1 or size % given):
+            raise UsageError(f"{name}: axis {dim} of {size} elements has no {given} equal parts")
+        return self.tensor_split(given, dim)
+
     def unbind(self, dim: int = 0) -> "tuple[Tensor, ...]":
         """Return views of what lies at each place along `dim`, without that axis."""
         axis(dim, self.array.ndim)
@@ -273,8 +299,9 @@ class ShapeMethods(Variable):
 
     def flip(self, *axes: Any, dims: Sequence[int] = ()) -> "Tensor":
         """Return a view with the order along `dims`, one by one or a sequence, reversed."""
-        given = sizes(axes or (dims,))
-        return shape.flip(self, dims=tuple(axis(dim, self.array.ndim) for dim in given))
+        given, ndim = sizes(axes or (dims,)), self.array.ndim
+        turned = tuple(axis(dim, ndim or 1) for dim in given)
+        return shape.flip(self, dims=turned if ndim else ())
 
     def fliplr(self) -> "Tensor":
         """Return a view with the order of the columns reversed."""
@@ -320,6 +347,10 @@ class ShapeMethods(Variable):
         if self.array.ndim not in (1, 2):
             raise UsageError(f"diag takes a vector or a matrix; found shape {self.shape}")
         return self.diag_embed(diagonal) if self.array.ndim == 1 else self.diagonal(diagonal)
+
+    def diagflat(self, offset: int = 0) -> "Tensor":
+        """Return the matrix that has all elements on a diagonal."""
+        return self.ravel().diag_embed(offset)
 
     def tril(self, diagonal: int = 0) -> "Tensor":
         """Set what is above a diagonal of each matrix to zero."""

@@ -13,6 +13,7 @@ from holdfast.core.nn.linear import *
 from holdfast.core.nn.losses import *
 from holdfast.core.nn.module import Module as Module
 from holdfast.core.nn.normalization import *
+from holdfast.core.nn.padding import *
 from holdfast.core.nn.parameters import *
 from holdfast.core.nn.pooling import *
 from holdfast.core.nn.position import *

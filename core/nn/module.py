@@ -356,6 +356,13 @@ class Module(Hooked):
                         module._buffers[name] = made.setdefault(id(tensor), Tensor(array))
         return self
 
+    def type(self, dst_type: Any) -> Self:
+        """Convert all parameters and buffers, integers too, to a floating dtype."""
+        kind = np.dtype(dst_type)
+        if not is_floating(kind):
+            raise TypeError(f"a module converts to floating dtypes only; found {kind}")
+        return self._convert(lambda array: array.astype(kind, copy=False))
+
     def half(self) -> Self:
         """Convert floating parameters and buffers to float16."""
         return self.to(np.float16)
@@ -382,6 +389,10 @@ class Module(Hooked):
 
     # -- what it looks like -------------------------------------------------------------------
 
+    def _get_name(self) -> str:
+        """Return the name that it is printed with: that of its class."""
+        return self.__class__.__name__
+
     def extra_repr(self) -> str:
         """Return what stands between the parentheses for a module without parts."""
         return ""
@@ -390,7 +401,7 @@ class Module(Hooked):
         parts = [
             f"({key}): " + repr(part).replace("\n", "\n  ") for key, part in self._modules.items()
         ]
-        return listing(type(self).__name__, self.extra_repr(), parts)
+        return listing(self._get_name(), self.extra_repr(), parts)
 
 
 def listing(name: str, extra: str, parts: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The layers that change the size of images."""
+"""The layers that change the size of images, or rearrange them."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from holdfast.core.nn.module import Module
 from holdfast.core.tensor import Tensor
 
 __all__ = [
+    "ChannelShuffle",
     "PixelShuffle",
     "PixelUnshuffle",
     "Upsample",
@@ -104,3 +105,19 @@ class PixelUnshuffle(Module):
     def extra_repr(self) -> str:
         """Return the factor."""
         return f"downscale_factor={self.downscale_factor}"
+
+
+class ChannelShuffle(Module):
+    """The channels of (N, C, ...) interleaved: the first of each of `groups`, the second, …."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, C, ...)."""
+        return F.channel_shuffle(x, self.groups)
+
+    def extra_repr(self) -> str:
+        """Return the number of groups."""
+        return f"groups={self.groups}"

@@ -30,6 +30,7 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
         np.isfinite,
         np.isinf,
         np.isnan,
+        np.left_shift,
         np.less,
         np.less_equal,
         np.logical_and,
@@ -37,6 +38,7 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
         np.logical_or,
         np.logical_xor,
         np.not_equal,
+        np.right_shift,
     )
 }
 """What can be asked, by name: NumPy's functions, and what `question` adds."""

@@ -35,6 +35,11 @@ def _check(query: Any, key: Any, value: Any, mask: Any, causal: bool) -> tuple[i
         if mask is not None and causal:
             raise UsageError("attention: a mask or is_causal=True is expected; found both")
         check_dtypes("attention", query=query, key=key, value=value)
+        if mask is not None and not (mask.dtype == bool or is_floating(mask.dtype)):
+            raise UsageError(
+                "attention: a mask of bools, True where a query sees a key, or of floats to add is "
+                f"expected; found {mask.dtype}: mask.bool()"
+            )
         try:
             matrix = query.shape[-2], key.shape[-2]
             if mask is None or np.broadcast_shapes(mask.shape, matrix)[-2:] == matrix:

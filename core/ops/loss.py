@@ -26,7 +26,8 @@ CERTAIN = -100.0
 def reduced(each: Any, reduction: str, total: Any = None) -> tuple[Any, Any]:
     """Return the reduced losses, arrays or tensors, and what each weighs in them.
 
-    A mean divides by `total`, or by the number of losses if it is None.
+    A mean divides by `total`, or by the number of losses if it is None. That of nothing is NaN, and
+    its gradient 0: a batch in which all is padding leaves the weights alone.
     """
     if reduction == "none":
         return each, 1.0
@@ -34,7 +35,9 @@ def reduced(each: Any, reduction: str, total: Any = None) -> tuple[Any, Any]:
         return each.sum(), 1.0
     if reduction == "mean":
         count = math.prod(each.shape) if total is None else total
-        share = 1 / count if count else math.nan
+        if not count:
+            return each.sum() * 0 + math.nan, 0.0
+        share = 1 / count
         return each.sum() * share, share
     raise UsageError(f"reduction is 'mean', 'sum' or 'none'; found {reduction!r}")
 

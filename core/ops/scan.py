@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.core.backend import is_floating
+from holdfast.core.backend import array_module, is_floating
 from holdfast.core.backward import Pullback
+from holdfast.core.ops.ask import question
 from holdfast.core.ops.masks import kept
 from holdfast.core.ops.precision import accumulator, in_float, quiet
 from holdfast.core.primitive import primitive
@@ -120,3 +121,22 @@ def logcumsumexp(x: Any, *, dim: int) -> Ruled:
             return (carried(np.maximum(g, 0)) - carried(np.maximum(-g, 0)),)
 
     return y, pullback
+
+
+@question
+def running_max(x: Any, dim: int) -> Any:
+    """Return where the largest so far along `dim` is: the latest of equal ones, or a NaN."""
+    return _latest(np.maximum.accumulate(x, axis=dim), x, dim)
+
+
+@question
+def running_min(x: Any, dim: int) -> Any:
+    """Return where the smallest so far along `dim` is: the latest of equal ones, or a NaN."""
+    return _latest(np.minimum.accumulate(x, axis=dim), x, dim)
+
+
+def _latest(extreme: Any, x: Any, dim: int) -> Any:
+    """Return the latest place up to each along `dim` where `x` is the extreme so far."""
+    counted = array_module(x).arange(x.shape[dim]).reshape((-1,) + (1,) * (x.ndim - 1 - dim))
+    places = np.where(np.equal(x, extreme) | np.isnan(x), counted, 0)
+    return np.maximum.accumulate(places, axis=dim)

@@ -4,12 +4,14 @@ These are questions (see `ask.py`), without a gradient: that of sorted elements 
 the indices found here. NaN counts as larger than any number, as in PyTorch.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
 from holdfast.core.backend import array_module
 from holdfast.core.ops.ask import question
+from holdfast.errors import UsageError
 
 FEW = 16
 """So few of the largest are sought one by one."""
@@ -70,6 +72,46 @@ def kth(x: Any, k: int, dim: int) -> Any:
 
 def _part(x: Any, start: int, stop: int, dim: int) -> Any:
     return x[(slice(None),) * (dim % x.ndim) + (slice(start, stop),)]
+
+
+@question
+def commonest(x: Any, axis: int) -> Any:
+    """Return where the most frequent is along `axis`: the smallest of them, its last place."""
+    places = np.moveaxis(order(x, axis, stable=True), axis, -1)
+    values = np.take_along_axis(np.moveaxis(x, axis, -1), places, axis=-1)
+    counted = array_module(x).arange(values.shape[-1])
+    first = np.ones_like(values, dtype=bool)
+    first[..., 1:] = values[..., 1:] != values[..., :-1]
+    starts = np.maximum.accumulate(np.where(first, counted, 0), axis=-1)
+    # The longest run's length is first reached at its last element.
+    best = np.argmax(counted - starts, axis=-1)
+    return np.take_along_axis(places, best[..., None], axis=-1)[..., 0]
+
+
+@question
+def within(x: Any, sought: Any, invert: bool = False) -> Any:
+    """Return where the elements are among those of `sought`, or where not if `invert`."""
+    return np.isin(x, sought, invert=invert)
+
+
+@question
+def histogram(x: Any, bins: int, low: float, high: float) -> Any:
+    """Return how many elements lie in each of the bins of equal width from `low` to `high`, or
+    where these are equal from the least element to the largest."""
+    if low == high and x.size:
+        low, high = float(x.min()), float(x.max())
+    if low == high:
+        low, high = low - 1, high + 1
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UsageError(f"histc: a finite range is expected; found {low} to {high}")
+    counts, _ = np.histogram(x, bins=bins, range=(low, high))
+    return counts.astype(x.dtype)
+
+
+@question
+def repeated(counts: Any) -> Any:
+    """Return the places 0, 1, …, each as often as `counts` has it."""
+    return np.repeat(array_module(counts).arange(counts.size), counts)
 
 
 @question

@@ -1,4 +1,4 @@
-"""Primitives that NumPy has no function for: the error function, its complement and inverse, logit.
+"""Primitives that NumPy has no gradient for: error functions and their inverse, logit, sinc.
 
 float64 is computed by the rational approximations of FreeBSD's `msun` (Sun's fdlibm, `s_erf.c`),
 within a few units of the last place; float32 by the one rational approximation that Eigen and XLA
@@ -206,3 +206,15 @@ def logit(x: Any, *, eps: float | None = None) -> Ruled:
         return (part if eps is None else kept((x >= eps) & (x <= 1 - eps), part),)
 
     return np.log(z) - np.log1p(-z), pullback
+
+
+@primitive(sample=lambda rng: (rng.normal(size=(3, 4)),), second="rerun")
+@quiet
+@in_float
+def sinc(x: Any) -> Ruled:
+    """Return sin(pi * x) / (pi * x), which is 1 at 0."""
+    zero = np.equal(x, 0)
+    z = np.where(zero, 1, x * math.pi)
+    y = np.sin(z) / z
+    # For all but 0 itself, where the slope is 0.
+    return np.where(zero, 1, y), lambda g: (np.where(zero, 0, g * ((np.cos(z) - y) / z * math.pi)),)

@@ -11,6 +11,7 @@ from holdfast.core.backend import Array, aligned_zeros, array_module
 from holdfast.core.norms import block_length, blocks
 from holdfast.core.parameter import Parameter
 from holdfast.core.recording import enable_grad
+from holdfast.core.tensor import Tensor
 from holdfast.errors import CheckpointMismatch, UsageError
 
 Group = dict[str, Any]
@@ -86,9 +87,10 @@ class Optimizer:
         found = [held] if isinstance(held, Parameter) else list(held)
         for p in found:
             if not isinstance(p, Parameter):
+                hint = ": make it one, nn.Parameter(x)" if isinstance(p, Tensor) else ""
                 raise UsageError(
                     f"{type(self).__name__} takes Parameters, which an arena can hold; found a "
-                    f"{type(p).__name__}"
+                    f"{type(p).__name__}{hint}"
                 )
         return list({id(p): p for p in found}.values())
 

@@ -34,6 +34,11 @@ def trace(model: Callable[..., Any], *examples: Tensor, improve: bool = True) ->
     Raises UsageError where Python reads values that come from an input, as in `if x.sum() > 0`: the
     plan could not decide anew. Only `tensor.array` passes it by.
     """
+    if isinstance(model, Tensor):
+        raise UsageError(
+            "trace: a module or a function of tensors is expected, found a tensor; the sum of a "
+            "matrix's diagonal is x.trace()"
+        )
     inputs = tuple(wrap(as_tensor(example).array.view()) for example in examples)
     training = {} if not isinstance(model, Module) else {m: m.training for m in model.modules()}
     if isinstance(model, Module):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
-    from holdfast import amp, autograd, graph, nn, optim
+    from holdfast import amp, autograd, cuda, func, graph, nn, optim
     from holdfast.core import *
     from holdfast.core import dtypes
     from holdfast.core.dtypes import bfloat16, float16, float32, float64, int32, int64, uint8
@@ -44,7 +44,9 @@ _HOMES = {
 _MODULES = {
     "amp": "holdfast.amp",
     "autograd": "holdfast.autograd",
+    "cuda": "holdfast.cuda",
     "datasets": "holdfast.runtime.datasets",
+    "func": "holdfast.func",
     "graph": "holdfast.graph",
     "nn": "holdfast.nn",
     "optim": "holdfast.optim",
@@ -58,11 +60,13 @@ __all__ = [
     "amp",
     "autograd",
     "bfloat16",
+    "cuda",
     "datasets",
     "dtypes",
     "float16",
     "float32",
     "float64",
+    "func",
     "graph",
     "init",
     "int32",

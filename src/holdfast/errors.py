@@ -7,10 +7,12 @@ HoldfastError
 ├── DataError               a data set's file is missing, truncated, corrupt or another file
 ├── CheckpointError         a checkpoint cannot be used
 │   ├── CheckpointCorrupt   its bytes are not those that were written
-│   └── CheckpointMismatch  it is whole, but of another model or optimizer
+│   └── CheckpointMismatch  it is whole, but of another model or optimizer; also a RuntimeError
 ├── UnsupportedFault    this kind of network cannot break in that way; also a UsageError
-├── GradientError           backward was asked for what the graph cannot give
-├── ShapeError              arrays do not fit together; also a ValueError (holdfast.core.errors)
+├── GradientError           backward was asked for what the graph cannot give; also a RuntimeError
+├── ShapeError              arrays do not fit together; also a ValueError, as NumPy's are, and a
+│                           RuntimeError, as PyTorch's
+├── AnomalyError            a primitive made a NaN (hf.detect_anomaly); also an ArithmeticError
 ├── CommunicationError      the ranks cannot go on together; carries rank, peer and operation
 │   ├── RendezvousError     the ranks did not find each other: a port in use, a rank that never came
 │   ├── AuthenticationError a peer does not hold this job's token
@@ -55,12 +57,20 @@ class CheckpointCorrupt(CheckpointError):
     """The bytes of a checkpoint are not those that were written."""
 
 
-class CheckpointMismatch(CheckpointError):
+class CheckpointMismatch(CheckpointError, RuntimeError):
     """A whole checkpoint belongs to another model or optimizer."""
 
 
-class GradientError(HoldfastError):
+class GradientError(HoldfastError, RuntimeError):
     """Backward was asked for what the graph cannot give."""
+
+
+class ShapeError(HoldfastError, ValueError, RuntimeError):
+    """Shapes do not fit; the message names the primitive, its arguments and their shapes."""
+
+
+class AnomalyError(HoldfastError, ArithmeticError):
+    """A primitive made a NaN; the message names it and what it was called with."""
 
 
 class CommunicationError(HoldfastError):

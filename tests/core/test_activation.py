@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from holdfast import core, nn
-from holdfast.core.errors import ShapeError
 from holdfast.core.nn import functional as F
 from holdfast.core.ops import gelu
-from holdfast.errors import UsageError
+from holdfast.errors import ShapeError, UsageError
 
 
 def normal(x):

@@ -15,14 +15,14 @@ from holdfast.errors import UsageError
 def test_who_computes_in_what(dtype):
     layer = nn.Linear(8, 4)
     x = core.randn(3, 8)
-    with autocast(dtype):
+    with autocast("cpu", dtype):
         y = layer(x)
         assert y.dtype == dtype
         assert y.relu().dtype == dtype
         assert y.softmax(dim=-1).dtype == np.float32
         loss = F.cross_entropy(y, core.tensor([0, 1, 2]))
         assert loss.dtype == np.float32
-        with autocast(dtype, enabled=False):
+        with autocast("cpu", dtype, enabled=False):
             assert layer(x).dtype == np.float32
     loss.backward()
     assert layer.weight.grad.dtype == np.float32
@@ -39,7 +39,7 @@ def test_a_network_learns_in_it():
     model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 2))
     optimizer = optim.Adam(model.parameters(), lr=0.01)
     for _ in range(80):
-        with autocast():
+        with autocast("cpu"):
             loss = F.cross_entropy(model(core.tensor(x)), core.tensor(y))
         optimizer.zero_grad()
         loss.backward()
@@ -49,13 +49,13 @@ def test_a_network_learns_in_it():
 
 def test_the_inner_one_decides_and_others_may_stand_between():
     x = core.ones(4, 4)
-    with autocast():
-        with autocast(np.float16):
+    with autocast("cpu"):
+        with autocast("cpu", np.float16):
             assert (x @ x).dtype == np.float16
-        with autocast(enabled=False):
+        with autocast("cpu", enabled=False):
             with core.profile():
                 assert (x @ x).dtype == np.float32
-            with autocast():
+            with autocast("cpu"):
                 assert (x @ x).dtype == ml_dtypes.bfloat16
             assert (x @ x).dtype == np.float32
         assert (x @ x).dtype == ml_dtypes.bfloat16
@@ -64,7 +64,7 @@ def test_the_inner_one_decides_and_others_may_stand_between():
 def test_a_checkpointed_part_is_run_again_in_it():
     layer, x, found = nn.Linear(8, 8), core.randn(4, 8, requires_grad=True), []
     for run in (layer, lambda x: core.checkpoint(layer, x)):
-        with autocast():
+        with autocast("cpu"):
             out = run(x)
         out.float().sum().backward()
         found.append(layer.weight.grad.array.copy())
@@ -78,5 +78,5 @@ def test_the_lists_name_primitives():
 
 
 def test_other_dtypes_are_refused():
-    with pytest.raises(UsageError, match="bfloat16 or float16"), autocast(np.float64):
+    with pytest.raises(UsageError, match="bfloat16 or float16"), autocast("cpu", np.float64):
         pass

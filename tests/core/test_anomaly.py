@@ -6,8 +6,8 @@ import pytest
 import holdfast
 from holdfast import core
 from holdfast.core.anomaly import detect_anomaly
-from holdfast.core.errors import AnomalyError
 from holdfast.core.watch import watching
+from holdfast.errors import AnomalyError
 
 
 def test_a_nan_in_the_forward_pass_names_its_primitive():

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 import holdfast.nn.functional as F
 from holdfast import core, nn
 from holdfast.core import random
-from holdfast.core.errors import ShapeError
 from holdfast.core.gradcheck import check_gradients, check_second_gradients
 from holdfast.core.ops import scores
 from holdfast.core.ops.attention import attention
 from holdfast.core.primitive import registry
-from holdfast.errors import UsageError
+from holdfast.errors import ShapeError, UsageError
 
 
 def normal(*shape, seed=0):

@@ -1,10 +1,12 @@
 """The array-module seam, and the allocator's setting."""
 
+import copy
 import sys
 
 import numpy as np
 import pytest
 
+import holdfast as hf
 from holdfast import core
 from holdfast.core import backend as seam
 from holdfast.core.memory import keep_freed_memory
@@ -27,7 +29,7 @@ def test_a_missing_cupy_says_how_to_get_it(monkeypatch):
         core.zeros(2, device="cuda")
     with pytest.raises(MissingDependency):
         core.zeros(2).to("cuda")
-    with pytest.raises(UsageError, match="unknown device 'gpu'"):
+    with pytest.raises(UsageError, match=r"device: 'cpu'.* found 'gpu'"):
         seam.to_device(np.ones(1), "gpu")
 
 
@@ -50,3 +52,24 @@ def test_strided_views_share_memory():
 
 def test_the_allocator_can_be_told():
     assert isinstance(keep_freed_memory(), bool)
+
+
+def test_devices_are_their_names():
+    cpu, gpu = core.device("cpu"), core.device("cuda:0")
+    assert (cpu, cpu.type, cpu.index) == ("cpu", "cpu", None)
+    assert (gpu, gpu.type, gpu.index) == ("cuda", "cuda", 0)
+    assert core.device("cuda", 0) == gpu == core.device(gpu)
+    assert repr(gpu) == "device(type='cuda', index=0)"
+    assert copy.deepcopy(gpu).index == 0
+    x = core.zeros(2, device=cpu)
+    assert x.device == cpu == "cpu"
+    assert x.device.type == "cpu"
+    assert not x.is_cuda
+    assert x.to(core.device("cpu"), non_blocking=True) is x
+    for wrong in ("gpu", "cuda:1", "cuda:x", "cpu:", ""):
+        with pytest.raises(UsageError, match=r"'cpu', 'cuda' or 'cuda:0' was expected"):
+            core.device(wrong)
+    with pytest.raises(UsageError, match="found 'cuda:3'"):
+        core.device("cuda", 3)
+    assert isinstance(hf.cuda.is_available(), bool)
+    assert hf.cuda.is_available() == (hf.cuda.device_count() > 0)

@@ -9,10 +9,9 @@ import pytest
 
 from holdfast import core
 from holdfast.core.backward import Node
-from holdfast.core.errors import ShapeError
 from holdfast.core.graph import topological_order
 from holdfast.core.recording import enable_grad, is_grad_enabled
-from holdfast.errors import GradientError
+from holdfast.errors import GradientError, ShapeError
 
 
 def leaf(*values):

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 import holdfast.nn.functional as F
 from holdfast import core, nn
-from holdfast.core.errors import ShapeError
 from holdfast.core.gradcheck import check_gradients
 from holdfast.core.ops import columns
 from holdfast.core.ops.windows import Axis, convolved
-from holdfast.errors import UsageError
+from holdfast.errors import ShapeError, UsageError
 
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 SPREAD = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

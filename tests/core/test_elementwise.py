@@ -146,7 +146,7 @@ def test_a_conversion_to_integers_ends_the_graph():
     assert x.type_as(core.tensor([1])).dtype == np.int64
     assert x.cpu() is x
     assert x.bfloat16().dtype == ml_dtypes.bfloat16
-    with pytest.raises(UsageError, match="'cpu' or 'cuda'"):
+    with pytest.raises(UsageError, match=r"'cpu', 'cuda' or 'cuda:0' was expected, found 'tpu'"):
         x.to(device="tpu")
 
 

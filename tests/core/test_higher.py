@@ -5,10 +5,9 @@ import pytest
 
 from holdfast import core
 from holdfast.core import detect_anomaly, grad
-from holdfast.core.errors import AnomalyError, ShapeError
 from holdfast.core.gradcheck import check_gradients, check_second_gradients
 from holdfast.core.primitive import primitive, registry
-from holdfast.errors import GradientError, UsageError
+from holdfast.errors import AnomalyError, GradientError, ShapeError, UsageError
 
 
 @pytest.mark.parametrize("name", sorted(n for n, e in registry().items() if e.second is not None))

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 import holdfast.nn.functional as F
 from holdfast import core, nn
 from holdfast.core.backend import BFLOAT16
-from holdfast.core.errors import ShapeError
 from holdfast.core.ops.accumulate import FEW_ELEMENTS, sum_rows
 from holdfast.core.ops.index import assign, is_basic
-from holdfast.errors import GradientError, UsageError
+from holdfast.errors import GradientError, ShapeError, UsageError
 
 
 def counted(*shape):

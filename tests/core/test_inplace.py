@@ -1,11 +1,13 @@
 """What changes a tensor itself, and how backward notices."""
 
+import contextlib
+import operator
+
 import numpy as np
 import pytest
 
-from holdfast import core, optim
-from holdfast.core.errors import ShapeError
-from holdfast.errors import GradientError, UsageError
+from holdfast import core, nn, optim
+from holdfast.errors import GradientError, ShapeError, UsageError
 
 METHODS = {
     "add_": (lambda x: x.add_(2.0, alpha=3), lambda x: x + 6),
@@ -57,16 +59,47 @@ def test_a_view_in_a_graph_is_refused_and_leaves_are():
         (w * 1.0).add_(core.ones(3, 2))
 
 
-def test_copies_flow_and_fills_forget():
+def test_what_replaces_a_value_gets_the_gradient():
     w = core.tensor([1.0, 2.0], requires_grad=True)
     x = core.zeros(3, 2)
     x.copy_(w * 2)
     x.sum().backward()
     assert w.grad.tolist() == [6.0, 6.0]
-    y = w * 2
-    y.zero_()
-    assert not y.requires_grad
-    assert y.tolist() == [0.0, 0.0]
+    w.grad = None
+    z = core.tensor(3.0, requires_grad=True)
+    y = (w * 2).fill_(z)
+    y.sum().backward()
+    assert y.tolist() == [3.0, 3.0]
+    assert (w.grad.tolist(), z.grad.item()) == ([0.0, 0.0], 2.0)
+    for replace in (core.Tensor.zero_, core.Tensor.normal_, lambda x: x.copy_(core.ones(2))):
+        w.grad = None
+        y = replace(w * 2)
+        (y * 5 + w).sum().backward()
+        assert w.grad.tolist() == [1.0, 1.0]
+
+
+def test_weights_are_copied_from_weights():
+    """As for the target network of Q-learning: in whatever way, and in an arena too."""
+    source = nn.Linear(3, 2)
+    ways = {
+        "no_grad": lambda to, p: to.copy_(p),
+        "data": lambda to, p: to.data.copy_(p),
+        "index": lambda to, p: to.data.__setitem__(slice(None), p),
+        "soft": lambda to, p: to.data.mul_(0.0).add_(p * 1.0),
+        "inplace operator": lambda to, p: operator.iadd(operator.imul(to.data, 0.0), p),
+        "assigned": lambda to, p: setattr(to, "data", p),
+    }
+    for name, copy in ways.items():
+        for arena in (False, True):
+            target = nn.Linear(3, 2)
+            if arena:
+                optim.SGD(target.parameters(), lr=0.1)
+            for to, p in zip(target.parameters(), source.parameters(), strict=True):
+                with core.no_grad() if name == "no_grad" else contextlib.nullcontext():
+                    copy(to, p)
+                assert np.array_equal(to.array, p.array), name
+                assert to.is_leaf
+                assert to.requires_grad
 
 
 def test_a_leaf_changed_after_its_use_is_noticed():

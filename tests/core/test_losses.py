@@ -8,8 +8,7 @@ import pytest
 import holdfast.nn.functional as F
 from holdfast import core, nn
 from holdfast.core.backend import BFLOAT16
-from holdfast.core.errors import ShapeError
-from holdfast.errors import UsageError
+from holdfast.errors import ShapeError, UsageError
 
 
 def normal(*shape, seed=0):

@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 
 import holdfast.nn.functional as public_F
 from holdfast import core, nn
-from holdfast.core.errors import ShapeError
 from holdfast.core.gradcheck import check_gradients
 from holdfast.core.nn import functional as F
-from holdfast.errors import UsageError
+from holdfast.errors import ShapeError, UsageError
 
 
 def naive_conv2d(x, weight, bias, stride, padding, dilation):

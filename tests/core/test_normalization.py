@@ -8,11 +8,10 @@ import pytest
 
 import holdfast.nn.functional as F
 from holdfast import core, nn
-from holdfast.core.errors import ShapeError
 from holdfast.core.gradcheck import check_gradients, check_second_gradients
 from holdfast.core.ops import batch_norm, norm
 from holdfast.core.primitive import registry
-from holdfast.errors import UsageError
+from holdfast.errors import ShapeError, UsageError
 
 NAMES = ["layer_norm", "rms_norm", "batch_norm", "group_norm"]
 

@@ -185,11 +185,11 @@ def test_mixed_precision_inside_and_outside():
     layer = nn.Linear(8, 4)
 
     def inside(x):
-        with core.autocast():
+        with core.autocast("cpu"):
             return layer(x).relu()
 
     x = normal(3, 8)
-    with core.autocast():
+    with core.autocast("cpu"):
         outside = trace(lambda x: layer(x).relu(), x)
     for plan in (trace(inside, x), outside):
         y = normal(3, 8, seed=1)

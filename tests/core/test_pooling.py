@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 
 import holdfast.nn.functional as F
 from holdfast import core, nn
-from holdfast.core.errors import ShapeError
 from holdfast.core.gradcheck import check_gradients
 from holdfast.core.ops.interpolate import KINDS, Taps
 from holdfast.core.ops.layout import memory_order, ordered, resized
-from holdfast.errors import UsageError
+from holdfast.errors import ShapeError, UsageError
 
 TAKEN = st.sampled_from([1, 2, 3])
 

@@ -9,11 +9,10 @@ from hypothesis.extra import numpy as hnp
 from holdfast import core
 from holdfast.core.backend import BFLOAT16, is_floating
 from holdfast.core.backward import Into, Node, fit
-from holdfast.core.errors import ShapeError
 from holdfast.core.gradcheck import check_gradients, check_second_gradients
 from holdfast.core.ops import elementwise, transcendental
 from holdfast.core.primitive import Primitive, primitive, promoted, registry
-from holdfast.errors import GradientError, HoldfastError
+from holdfast.errors import GradientError, HoldfastError, ShapeError
 
 JUMPS = {"ask", "floor_divide", "fmod", "remainder", "trunc_divide"}
 """Primitives whose value another rounding of the arguments moves by a whole."""

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from holdfast import core, nn
-from holdfast.core.errors import ShapeError
 from holdfast.core.gradcheck import check_gradients
 from holdfast.core.kernels import FROM
 from holdfast.core.ops import lstm as lstm_steps
 from holdfast.core.ops.gru import gru
 from holdfast.core.ops.lstm import lstm
 from holdfast.core.ops.recurrent import Sequences, pieces, product, rnn
-from holdfast.errors import GradientError, UsageError
+from holdfast.errors import GradientError, ShapeError, UsageError
 from holdfast.nn.utils.rnn import (
     invert_permutation,
     pack_padded_sequence,

@@ -7,11 +7,10 @@ import holdfast.nn.functional as F
 from holdfast import core, nn
 from holdfast.core import functions_shape as functions
 from holdfast.core.backend import BFLOAT16
-from holdfast.core.errors import ShapeError
 from holdfast.core.gradcheck import check_gradients, check_second_gradients
 from holdfast.core.higher import grad
 from holdfast.core.primitive import registry
-from holdfast.errors import UsageError
+from holdfast.errors import ShapeError, UsageError
 
 MINE = [
     "reshape", "permute", "broadcast", "flip", "diagonal", "diag_embed", "unfold", "overlap_add",

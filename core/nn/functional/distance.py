@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from holdfast.core.backend import is_floating
+from holdfast.core.backend import array_module, is_floating
+from holdfast.core.errors import shape_error
+from holdfast.core.ops.reduce import norm
 from holdfast.core.tensor import Tensor
 from holdfast.errors import UsageError
 
-__all__ = ["cosine_similarity", "pairwise_distance"]
+__all__ = ["cosine_similarity", "pairwise_distance", "pdist"]
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
@@ -41,3 +43,17 @@ def pairwise_distance(
     if p <= 0:
         raise UsageError(f"pairwise_distance: p is positive; found {p}")
     return (apart.abs() ** p).sum(dim=-1, keepdim=keepdim) ** (1 / p)
+
+
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """Return the norms of order `p` of the differences of all pairs of rows of input (N, M).
+
+    There are N (N - 1) / 2 of them, in the order of the upper triangle of the N x N distances, row
+    by row. `p` is 0 (how many elements differ) or more, infinity included.
+    """
+    if input.ndim != 2:
+        raise shape_error("pdist", "input (N, M)", input=input.shape)
+    if not p >= 0:
+        raise UsageError(f"pdist: p is 0 or more; found {p}")
+    first, second = array_module(input.array).triu_indices(len(input), 1)
+    return norm(input[first] - input[second], p=float(p), dim=(1,))

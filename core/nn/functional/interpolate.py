@@ -1,4 +1,4 @@
-"""Changing the size of images as functions: PyTorch's names and arguments."""
+"""Changing the size of images, and rearranging them, as functions with PyTorch's names."""
 
 from collections.abc import Sequence
 from math import floor
@@ -17,7 +17,7 @@ from holdfast.core.variable import require
 if TYPE_CHECKING:
     from holdfast.core.tensor import Tensor
 
-__all__ = ["interpolate", "pixel_shuffle", "pixel_unshuffle"]
+__all__ = ["channel_shuffle", "interpolate", "pixel_shuffle", "pixel_unshuffle"]
 
 _KINDS = {
     "nearest": ("nearest", (1, 2, 3)),
@@ -130,3 +130,15 @@ def pixel_unshuffle(input: "Tensor", downscale_factor: int) -> "Tensor":
     apart = input.reshape(*before, channels, height // r, r, width // r, r)
     turned = apart.permute(*range(n + 1), n + 2, n + 4, n + 1, n + 3)
     return turned.reshape(*before, channels * r * r, height // r, width // r)
+
+
+def channel_shuffle(input: "Tensor", groups: int) -> "Tensor":
+    """Interleave the channels of input (N, C, ...): the first of each of `groups`, the second, ….
+
+    That of ShuffleNet (Zhang et al., 2018).
+    """
+    if input.ndim < 3 or groups < 1 or input.shape[1] % groups:
+        raise shape_error("channel_shuffle", f"input (N, {groups} x C, ...)", input=input.shape)
+    count, channels, *image = input.shape
+    apart = input.reshape(count, groups, channels // groups, *image)
+    return apart.transpose(1, 2).reshape(input.shape)

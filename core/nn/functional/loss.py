@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.core.backend import array_module, is_floating
+from holdfast.core.errors import shape_error
 from holdfast.core.nn.functional.distance import pairwise_distance
 from holdfast.core.ops import cross_entropy as entropies
 from holdfast.core.ops import loss as ops
@@ -38,6 +39,7 @@ __all__ = [
     "margin_ranking_loss",
     "mse_loss",
     "multi_margin_loss",
+    "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
     "nll_loss",
     "poisson_nll_loss",
@@ -341,6 +343,36 @@ def multi_margin_loss(
 def soft_margin_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """Return log(1 + exp(-target * input)), for targets of 1 and -1, without overflow."""
     return _reduced(-logsigmoid(target * input), reduction)
+
+
+def multilabel_margin_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Return how far each class of the target fails to score 1 more than each that is none of it.
+
+    input (C,) or (N, C); target of its shape holds, in each row, classes up to the first -1. The
+    sum over all pairs, divided by C.
+    """
+    check_same("multilabel_margin_loss", input=input, target=target)
+    if input.ndim == 1:
+        one = input.unsqueeze(0), target.unsqueeze(0)
+        each = multilabel_margin_loss(*one, reduction=reduction)
+        return each.squeeze(0) if reduction == "none" else each
+    classes, count = raw(target), input.shape[-1]
+    if input.ndim != 2:
+        raise shape_error("multilabel_margin_loss", "input (C,) or (N, C)", input=input.shape)
+    if classes.dtype.kind not in "iu" or ((classes < -1) | (classes >= count)).any():
+        raise UsageError(
+            f"multilabel_margin_loss: target holds classes, 0 to {count - 1}, and -1 after the "
+            f"last of each row; found {classes.dtype}, or others"
+        )
+    valid = np.cumprod(classes >= 0, axis=1) > 0
+    chosen = np.where(valid, classes, 0)
+    rows, places = np.nonzero(valid)
+    mine = np.zeros_like(valid)
+    mine[rows, chosen[rows, places]] = True
+    scores = gather(input, chosen, dim=1)
+    short = (1 - scores.unsqueeze(2) + input.unsqueeze(1)).clamp(min=0)
+    pairs = valid[:, :, None] & ~mine[:, None, :]
+    return _reduced(where(pairs, short, 0.0).sum(dim=(1, 2)) / count, reduction)
 
 
 def multilabel_soft_margin_loss(
