@@ -205,6 +205,33 @@ class InPlaceMethods(Variable):
         return self._become(lambda x: elementwise.where(raw(mask), value, x))
 
 
+ALSO = (
+    *("acos", "asin", "atan", "ceil", "clamp_max", "clamp_min", "cos", "cosh", "deg2rad", "erf"),
+    *("exp2", "expm1", "floor", "fmod", "frac", "hypot", "lgamma", "log10", "log1p", "log2"),
+    *("nan_to_num", "rad2deg", "reciprocal", "remainder", "round", "rsqrt", "sign", "sin", "sinc"),
+    *("sinh", "square", "tan", "trunc", "xlogy"),
+)
+"""Elementwise methods of which there is one in place, too, for the sake of completeness."""
+
+
+def _in_place(name: str) -> Callable[..., "Tensor"]:
+    def change(self: InPlaceMethods, *arguments: Any, **options: Any) -> "Tensor":
+        def changed(x: "Tensor", *others: Any) -> "Tensor":
+            made: Tensor = getattr(x, name)(*others, **options)
+            return made
+
+        return self._become(changed, *arguments)
+
+    change.__name__ = f"{name}_"
+    change.__qualname__ = f"{InPlaceMethods.__name__}.{name}_"
+    change.__doc__ = f"Do what `{name}` does, in place."
+    return change
+
+
+for _name in ALSO:
+    setattr(InPlaceMethods, f"{_name}_", _in_place(_name))
+
+
 def _fits(shape: tuple[int, ...], into: tuple[int, ...]) -> bool:
     """Return whether `shape` broadcasts to `into`."""
     return len(shape) <= len(into) and all(

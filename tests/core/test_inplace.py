@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from holdfast import core, nn, optim
+from holdfast.core.inplace import ALSO
 from holdfast.errors import GradientError, ShapeError, UsageError
 
 METHODS = {
@@ -45,6 +46,20 @@ def test_the_tensor_itself_becomes_the_result(name, graph):
         step = 1e-3
         slope = (expected(start + step) - expected(start - step)).sum() / (2 * step)
         assert np.isclose(w.grad.array.sum(), slope, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ALSO)
+@pytest.mark.parametrize("graph", [False, True])
+def test_the_others_do_what_they_do_out_of_place(name, graph):
+    others = {"hypot": (2.0,), "xlogy": (2.0,), "fmod": (0.3,), "remainder": (0.3,)}
+    arguments = others.get(name, (0.4,) if name.startswith("clamp") else ())
+    arguments = tuple(core.tensor(a) if name in ("hypot", "xlogy") else a for a in arguments)
+    x = core.tensor([0.2, 0.5, 0.9], requires_grad=True)
+    expected = getattr(x, name)(*arguments)
+    y = x.clone() if graph else x.detach().clone()
+    assert getattr(y, f"{name}_")(*arguments) is y
+    assert np.array_equal(y.array, expected.array)
+    assert y.requires_grad == (graph and expected.requires_grad)
 
 
 def test_a_view_in_a_graph_is_refused_and_leaves_are():
