@@ -195,6 +195,8 @@ def test_errors_name_what_does_not_fit():
         UsageError, match="of one dtype were expected; found query of float64, key of float32"
     ):
         F.scaled_dot_product_attention(q, q.float(), q)
+    with pytest.raises(UsageError, match=r"a mask of bools.* found int64: mask.bool\(\)"):
+        F.scaled_dot_product_attention(q, q, q, core.ones(5, 5).long())
     with pytest.raises(UsageError, match="a probability is expected"):
         F.scaled_dot_product_attention(q, q, q, dropout_p=1.5)
     q, k = core.tensor(normal(1, 5, 2, 4)), core.tensor(normal(1, 2, 2, 4))

@@ -60,8 +60,10 @@ def test_the_mean_of_what_is_ignored_is_nan(loss):
     assert math.isnan(loss(x, ignored).item())
     assert loss(x, ignored, reduction="sum").item() == 0
     assert loss(x, ignored, reduction="none").tolist() == [0, 0, 0]
-    loss(x, ignored, reduction="sum").backward()
-    assert x.grad.tolist() == [[0, 0]] * 3
+    for reduction in ("sum", "mean"):
+        x.grad = None
+        loss(x, ignored, reduction=reduction).backward()
+        assert x.grad.tolist() == [[0, 0]] * 3
     empty = core.tensor(np.zeros((0, 2)))
     assert math.isnan(loss(empty, core.tensor(np.zeros(0, np.int64))).item())
 
