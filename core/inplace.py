@@ -164,54 +164,23 @@ class InPlaceMethods(Variable):
         """Add `value * tensor1 / tensor2`."""
         return self._become(lambda x, a, b: x + a / b * value, tensor1, tensor2)
 
-    def neg_(self) -> "Tensor":
-        """Change the sign."""
-        return self._become(lambda x: -x)
-
-    def abs_(self) -> "Tensor":
-        """Take the absolute value."""
-        return self._become(lambda x: x.abs())
-
-    def exp_(self) -> "Tensor":
-        """Take e to the power of each element."""
-        return self._become(lambda x: x.exp())
-
-    def log_(self) -> "Tensor":
-        """Take the natural logarithm."""
-        return self._become(lambda x: x.log())
-
-    def sqrt_(self) -> "Tensor":
-        """Take the square root."""
-        return self._become(lambda x: x.sqrt())
-
     def clamp_(self, min: Any = None, max: Any = None) -> "Tensor":
         """Limit to `min` and `max`."""
         return self._become(lambda x: x.clamp(min, max))
-
-    def relu_(self) -> "Tensor":
-        """Take max(x, 0)."""
-        return self._become(lambda x: x.relu())
-
-    def sigmoid_(self) -> "Tensor":
-        """Take 1 / (1 + exp(-x))."""
-        return self._become(lambda x: x.sigmoid())
-
-    def tanh_(self) -> "Tensor":
-        """Take the hyperbolic tangent."""
-        return self._become(lambda x: x.tanh())
 
     def masked_fill_(self, mask: Any, value: Any) -> "Tensor":
         """Set the elements where `mask` holds to `value`."""
         return self._become(lambda x: elementwise.where(raw(mask), value, x))
 
 
-ALSO = (
+ELEMENTWISE = (
+    *("abs", "exp", "log", "neg", "relu", "sigmoid", "sqrt", "tanh"),
     *("acos", "asin", "atan", "ceil", "clamp_max", "clamp_min", "cos", "cosh", "deg2rad", "erf"),
     *("exp2", "expm1", "floor", "fmod", "frac", "hypot", "lgamma", "log10", "log1p", "log2"),
     *("nan_to_num", "rad2deg", "reciprocal", "remainder", "round", "rsqrt", "sign", "sin", "sinc"),
     *("sinh", "square", "tan", "trunc", "xlogy"),
 )
-"""Elementwise methods of which there is one in place, too, for the sake of completeness."""
+"""Elementwise methods of which there is one in place, too, that needs no words of its own."""
 
 
 def _in_place(name: str) -> Callable[..., "Tensor"]:
@@ -228,7 +197,7 @@ def _in_place(name: str) -> Callable[..., "Tensor"]:
     return change
 
 
-for _name in ALSO:
+for _name in ELEMENTWISE:
     setattr(InPlaceMethods, f"{_name}_", _in_place(_name))
 
 

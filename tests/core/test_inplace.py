@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from holdfast import core, nn, optim
-from holdfast.core.inplace import ALSO
+from holdfast.core.inplace import ELEMENTWISE
 from holdfast.errors import GradientError, ShapeError, UsageError
 
 METHODS = {
@@ -48,7 +48,7 @@ def test_the_tensor_itself_becomes_the_result(name, graph):
         assert np.isclose(w.grad.array.sum(), slope, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ALSO)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("graph", [False, True])
 def test_the_others_do_what_they_do_out_of_place(name, graph):
     others = {"hypot": (2.0,), "xlogy": (2.0,), "fmod": (0.3,), "remainder": (0.3,)}
