@@ -151,7 +151,7 @@ def _operation(entry: Primitive) -> Operation:
         except ShapeError:
             raise
         except ValueError as error:
-            raise _explained(entry, arrays, options, error) from error
+            raise _explained(entry, arrays, error) from error
         call = (arrays, options) if entry.keeps_call else None
         if value.__class__ is tuple:
             outs = tuple(wrap(part) for part in value)
@@ -197,7 +197,7 @@ def _binary(entry: Primitive) -> Operation:
         except ShapeError:
             raise
         except ValueError as error:
-            raise _explained(entry, [left, right], {}, error) from error
+            raise _explained(entry, [left, right], error) from error
         out = wrap(value)
         if (first is not None or second is not None) and mode:
             call = ((left, right), _NO_OPTIONS) if keeps_call else None
@@ -254,16 +254,13 @@ def _kind(array: Any) -> int:
     return 0 if dtype.kind == "b" else 1
 
 
-def _explained(
-    entry: Primitive, arrays: list[Any], options: Mapping[str, Any], error: ValueError
-) -> ShapeError:
+def _explained(entry: Primitive, arrays: list[Any], error: ValueError) -> ShapeError:
     """Name the arguments of a rule that NumPy refused, and their shapes."""
     parameters = inspect.signature(entry.rule).parameters.values()
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     names += [f"argument {i}" for i in range(len(names), len(arrays))]
     shapes = {n: a.shape for n, a in zip(names, arrays, strict=False) if hasattr(a, "shape")}
-    name = entry.name if entry.name != "ask" else str(options["question"])
-    return shape_error(name, f"shapes that fit ({error})", **shapes)
+    return shape_error(entry.name, f"shapes that fit ({error})", **shapes)
 
 
 import holdfast.core.tensor as tensors  # noqa: E402 - last: it needs all of the above

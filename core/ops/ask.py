@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.core.backward import Pullback
+from holdfast.core.errors import shape_error
 from holdfast.core.primitive import primitive, promoted
 
 QUESTIONS: dict[str, Callable[..., Any]] = {
@@ -56,5 +57,9 @@ def question(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 def ask(*values: Any, question: str, **options: Any) -> tuple[Any, Pullback]:
     """Return the answer to `question` about arrays brought to one dtype."""
-    answer = QUESTIONS[question](*promoted(list(values)), **options)
+    try:
+        answer = QUESTIONS[question](*promoted(list(values)), **options)
+    except ValueError as error:
+        shapes = {f"argument {i}": v.shape for i, v in enumerate(values) if hasattr(v, "shape")}
+        raise shape_error(question, f"shapes that fit ({error})", **shapes) from error
     return answer, lambda g: (None,) * len(values)
