@@ -18,7 +18,8 @@ def check_dtypes(operation: str, **arrays: Any) -> None:
     slow, and nobody would know why.
     """
     dtypes = {name: array.dtype for name, array in arrays.items() if array is not None}
-    if len(set(dtypes.values())) > 1:
+    first = next(iter(dtypes.values()))
+    if any(dtype is not first and dtype != first for dtype in dtypes.values()):
         *names, last = dtypes
         found = ", ".join(f"{name} of {dtype}" for name, dtype in dtypes.items())
         raise UsageError(
