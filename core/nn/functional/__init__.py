@@ -9,6 +9,7 @@ from holdfast.core.nn.functional.embedding import *
 from holdfast.core.nn.functional.interpolate import *
 from holdfast.core.nn.functional.linear import *
 from holdfast.core.nn.functional.loss import *
+from holdfast.core.nn.functional.margin import *
 from holdfast.core.nn.functional.normalization import *
 from holdfast.core.nn.functional.padding import *
 from holdfast.core.nn.functional.pooling import *
